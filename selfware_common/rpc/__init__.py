@@ -1,0 +1,1 @@
+"""Generated gRPC stubs; made by protos/generate.py, never edited by hand."""

@@ -1,0 +1,133 @@
+"""What can go wrong with the memory of a session, each as one sentence and what to do next."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import grpc
+
+from selfware_common.errors import DiskFullError, SelfwareError
+
+
+class StorageError(SelfwareError):
+    """Cannot {what} in {path}: {reason}."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    exit_code = 74  # EX_IOERR
+    hint = "Check the disk ('dmesg', 'smartctl'). Nothing acknowledged was lost."
+
+
+class FormatVersionError(SelfwareError):
+    """{path} has format version {version} and this Selfware reads version {known}."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 78
+    hint = "Install the Selfware that wrote it, or a newer one."
+
+
+class JournalStoppedError(SelfwareError):
+    """The journal of session {session_id} stopped: {reason}."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    exit_code = 74
+    hint = "Restart selfware-checkpointd once the disk is well; it reads again what is really there."
+
+
+class JournalCorruptError(SelfwareError):
+    """The journal of session {session_id} is damaged in {segment} at byte {offset}; the last good event is {last_good}."""  # noqa: E501
+
+    status = grpc.StatusCode.DATA_LOSS
+    exit_code = 74
+    hint = "Recover from a checkpoint after the damage, or fork the session at event {last_good}."
+
+
+class SequenceGapError(SelfwareError):
+    """Session {session_id} expects event {expected} next and was given event {sequence}."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    hint = "Read the session again and go on from event {expected}."
+
+
+class SequenceConflictError(SelfwareError):
+    """Event {sequence} of session {session_id} is already recorded with other content."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+    hint = "Two writers, or a writer that lost its place: read the session again before writing."
+
+
+class StaleWriterError(SelfwareError):
+    """Writer epoch {epoch} of session {session_id} is over: the current epoch is {current}."""
+
+    status = grpc.StatusCode.ABORTED
+    exit_code = 75  # EX_TEMPFAIL
+    hint = "Another writer opened the session. Stop this one, or open the session again."
+
+
+class InvalidRecordError(SelfwareError):
+    """Event {sequence} cannot be recorded: {problem}."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 65  # EX_DATAERR
+
+
+class InvalidSessionIdError(SelfwareError):
+    """'{session_id}' is not a session id."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 2
+    hint = "Use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit."
+
+
+class SessionNotFoundError(SelfwareError):
+    """There is no session {session_id}."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    exit_code = 1
+
+
+class SessionCorruptError(SelfwareError):
+    """The writer record of session {session_id} is damaged: neither copy in {path} matches its checksum."""
+
+    status = grpc.StatusCode.DATA_LOSS
+    exit_code = 74
+    hint = "Restore that file from a backup, or fork the session under a new id."
+
+
+class CheckpointNotFoundError(SelfwareError):
+    """There is no checkpoint {checkpoint_id}."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    exit_code = 1
+    hint = "'selfwarectl checkpoints ls' lists them."
+
+
+class CheckpointAmbiguousError(SelfwareError):
+    """{count} checkpoints begin with {checkpoint_id}."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 2
+    hint = "Give more of the id."
+
+
+class CheckpointCorruptError(SelfwareError):
+    """Checkpoint {checkpoint_id} is damaged: {problem}."""
+
+    status = grpc.StatusCode.DATA_LOSS
+    exit_code = 74
+    hint = "Run 'selfwarectl checkpoints verify'. The agent resumes from the one before."
+
+
+class ChunkerMissingError(SelfwareError):
+    """The compiled half of pyfastcdc is missing, and without it a save would take 100 times as long."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 69  # EX_UNAVAILABLE
+    hint = "Install the binary wheel: pip install --force-reinstall --only-binary :all: pyfastcdc"
+
+
+def disk_error(error: OSError, what: str, path: Path) -> SelfwareError:
+    """Tell a full disk (somebody can make room) from a failing one (somebody must look at it)."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(what=what, path=path)
+    return StorageError(what=f"write {what}", path=path, reason=error.strerror or str(error))

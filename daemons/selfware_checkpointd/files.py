@@ -1,0 +1,77 @@
+"""The few ways this daemon touches the disk, so that "durable" means the same thing everywhere.
+
+Owns no state. Never opens a file that another module keeps open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
+
+Sync = Callable[[int], None]
+
+
+def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
+    """Write every byte of every piece; a short write is followed by another, so ENOSPC shows itself."""
+    total = 0
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            written = os.write(file, rest)
+            rest = rest[written:]
+            total += written
+    return total
+
+
+def sync_directory(path: Path) -> None:
+    """Make names (created, renamed, removed) in this directory durable."""
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and every missing parent, durably."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=0o750, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def write_durably(
+    path: Path,
+    pieces: Sequence[bytes | memoryview],
+    sync: Sync = os.fdatasync,
+    before_rename: Callable[[], None] | None = None,
+) -> int:
+    """Temporary name, sync, rename, sync of the directory: the file is wholly there or not at all."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            size = write_all(file, pieces)
+            sync(file)
+        finally:
+            os.close(file)
+        if before_rename is not None:
+            before_rename()
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+    return size
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete temporary files of writers that died before their rename."""
+    for leftover in directory.glob("*" + TEMPORARY_SUFFIX):
+        leftover.unlink(missing_ok=True)

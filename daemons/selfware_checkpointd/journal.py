@@ -1,0 +1,342 @@
+"""The journal of one session: events in order, each durable before it is acknowledged.
+
+The idea: one write and one fdatasync for many events; never two truths. An event that comes again with the same
+content is acknowledged again and not written; with other content it is a conflict; out of order it is a gap. After
+a failed write the file goes back to its last durable length, so that the journal goes on when space returns.
+
+Owns the directory ``journal/`` of its session and the descriptor of the segment being written. Appending is for one
+thread at a time (a lock enforces it); reading may happen meanwhile and sees durable events only. Damage is told
+apart from an unfinished write as ``segment`` explains. Never logs: ``opened`` says in sentences what was repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from selfware_checkpointd import sealing
+from selfware_checkpointd.errors import (
+    JournalCorruptError,
+    JournalStoppedError,
+    SequenceConflictError,
+    SequenceGapError,
+    StaleWriterError,
+    disk_error,
+)
+from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
+from selfware_checkpointd.segment import (
+    HEADER_BYTES,
+    Placed,
+    Record,
+    Scan,
+    decode_record,
+    encode_header,
+    encode_record,
+    refuse_other_version,
+    scan,
+)
+from selfware_common.errors import SelfwareError
+
+SEGMENT_BYTES = 4 * 1024 * 1024
+NO_FILE = -1
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one write will make durable."""
+
+    first_sequence: int
+    offset: int
+    records: list[Record] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+
+
+class Journal:
+    """All events of one session, on disk."""
+
+    def __init__(
+        self, directory: Path, session_id: str, segment_bytes: int = SEGMENT_BYTES, sync: Sync = os.fdatasync
+    ) -> None:
+        """Open or create; a torn tail is cut, other damage is kept for ``damage`` and for reading around it."""
+        self.session_id = session_id
+        self.opened: list[str] = []
+        self.damage: JournalCorruptError | None = None
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._sync = sync
+        self._lock = threading.Lock()
+        self._stopped: JournalStoppedError | None = None
+        self._epoch = 0
+        self._covered = 0  # a checkpoint holds everything up to here
+        self._damage_until = 0  # the last event that damage in the newest segment has taken
+        self._last = 0
+        self._firsts: list[int] = []
+        self._file = NO_FILE
+        self._durable_bytes = 0
+        self._offsets = array("Q")  # of the records in the segment being written
+        try:
+            make_directory(directory)
+            remove_leftovers(directory)
+            self._open_newest()
+        except OSError as error:
+            raise disk_error(error, f"the journal of session {session_id}", directory) from error
+
+    @property
+    def last_sequence(self) -> int:
+        """The last event that is durable here or covered by a checkpoint; 0 if there is none."""
+        return max(self._last, self._covered)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the journal takes on disk."""
+        return sum(path.stat().st_size for path in self._directory.iterdir() if path.is_file())
+
+    def fence(self, epoch: int) -> int:
+        """Refuse older writers from now on; returns the last event that any of them made durable."""
+        with self._lock:
+            self._epoch = max(self._epoch, epoch)
+            return self.last_sequence
+
+    def cover(self, sequence: int) -> None:
+        """Everything up to sequence lives in an intact checkpoint: what is lost before it no longer matters."""
+        with self._lock:
+            self._covered = max(self._covered, sequence)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Make one writer's events durable: all of them, or none and an error."""
+        (outcome,) = self.commit([records])
+        if outcome is not None:
+            raise outcome
+
+    def commit(self, submissions: Sequence[Sequence[Record]]) -> list[SelfwareError | None]:
+        """Make many submissions durable with one write; one refused submission does not touch the others."""
+        with self._lock:
+            try:
+                self._refuse_if_unable()
+            except SelfwareError as error:
+                return [error] * len(submissions)
+            batch = Batch(self.last_sequence + 1, self._next_batch_offset())
+            outcomes = [self._admit(records, batch) for records in submissions]
+            if batch.records:
+                try:
+                    self._write(batch)
+                except SelfwareError as error:
+                    return [outcome or error for outcome in outcomes]
+            return outcomes
+
+    def read(self, after_sequence: int = 0) -> Iterator[Record]:
+        """Durable events after a sequence, in order; raises JournalCorruptError where the first one is missing."""
+        expected = after_sequence + 1
+        with self._lock:
+            firsts, last = list(self._firsts), self._last
+            limit = self._durable_bytes if self._file != NO_FILE else None
+            start = self._offset_in_newest(expected)
+        if expected > last:
+            return
+        place = ("its first segment", 0)
+        for first in firsts[max(0, bisect_right(firsts, expected) - 1) :]:
+            is_newest = first == firsts[-1]
+            data = self._segment(first, limit if is_newest else None)
+            found = scan(data, first, start, expected) if is_newest and start else scan(data, first)
+            place = (sealing.plain_path(self._directory, first).name, found.bad_offset or 0)
+            for placed in found.records:
+                if placed.record.sequence < expected:
+                    continue
+                if placed.record.sequence > expected:
+                    raise self._corrupt(place[0], place[1] or placed.offset, expected - 1)
+                yield placed.record
+                expected += 1
+        if expected <= last:
+            raise self._corrupt(place[0], place[1], expected - 1)
+
+    def seal(self) -> int:
+        """Compress segments that are full; returns how many. For quiet moments, not for the path of an append."""
+        plain = [first for first in self._firsts[:-1] if sealing.plain_path(self._directory, first).exists()]
+        for first in plain:
+            try:
+                sealing.compress(self._directory, first)
+            except OSError as error:
+                raise disk_error(error, "a compressed journal segment", self._directory) from error
+        return len(plain)
+
+    def close(self) -> None:
+        """Give the descriptor back; everything acknowledged is on disk already."""
+        with self._lock:
+            self._close_file()
+            self._stopped = JournalStoppedError(session_id=self.session_id, reason="it was closed")
+
+    # ---- opening
+
+    def _open_newest(self) -> None:
+        self._firsts = sealing.first_sequences(self._directory)
+        while self._firsts:
+            first = self._firsts[-1]
+            data = self._segment(first, None)
+            found = scan(data, first)
+            plain = sealing.plain_path(self._directory, first)
+            if found.is_torn and plain.exists():
+                self._cut(plain, data, found)
+                if found.bad_offset == 0:
+                    continue
+                data, found = data[: found.bad_offset], Scan(found.records[: found.after_damage], None, 0)
+            self._last = found.records[-1].record.sequence if found.records else first - 1
+            if found.bad_offset is not None:
+                self._note_damage(plain.name, found, first)
+            elif plain.exists():
+                self._continue(plain, len(data), found.records)
+            return
+
+    def _cut(self, plain: Path, data: bytes, found: Scan) -> None:
+        offset = found.bad_offset or 0
+        kept = found.records[: found.after_damage]
+        last = kept[-1].record.sequence if kept else self._firsts[-1] - 1
+        if offset == 0:
+            plain.unlink()
+            sync_directory(self._directory)
+            self._firsts.pop()
+        else:
+            os.truncate(plain, offset)
+        self.opened.append(
+            f"journal of {self.session_id}: cut {len(data) - offset} unfinished bytes off {plain.name} at byte "
+            f"{offset}; the last event is {last}"
+        )
+
+    def _note_damage(self, name: str, found: Scan, first: int) -> None:
+        kept = found.records[: found.after_damage]
+        last_good = kept[-1].record.sequence if kept else first - 1
+        beyond = found.records[found.after_damage :]
+        self.damage = self._corrupt(name, found.bad_offset or 0, last_good)
+        self._damage_until = beyond[0].record.sequence - 1 if beyond else last_good + 1
+
+    def _continue(self, plain: Path, size: int, records: list[Placed]) -> None:
+        self._file = os.open(plain, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._sync(self._file)  # what a killed predecessor wrote and did not sync is read by others from now on
+        self._durable_bytes = size
+        self._offsets = array("Q", (placed.offset for placed in records))
+
+    # ---- appending
+
+    def _refuse_if_unable(self) -> None:
+        if self._stopped is not None:
+            raise JournalStoppedError(**self._stopped.fields)
+        if self.damage is not None and self._damage_until > self._covered:
+            raise JournalCorruptError(**self.damage.fields)
+
+    def _admit(self, records: Sequence[Record], batch: Batch) -> SelfwareError | None:
+        """Add the new ones of one submission to the batch, or none of them and the reason."""
+        accepted = len(batch.records)
+        try:
+            for record in records:
+                self._admit_one(record, batch)
+        except SelfwareError as error:
+            del batch.records[accepted:], batch.pieces[accepted:]
+            return error
+        return None
+
+    def _admit_one(self, record: Record, batch: Batch) -> None:
+        if record.epoch < self._epoch:
+            raise StaleWriterError(session_id=self.session_id, epoch=record.epoch, current=self._epoch)
+        expected = batch.first_sequence + len(batch.records)
+        if record.sequence == expected:
+            batch.pieces.append(encode_record(record, batch.offset))
+            batch.records.append(record)
+            return
+        if not 0 < record.sequence < expected:
+            raise SequenceGapError(session_id=self.session_id, expected=expected, sequence=record.sequence)
+        index = record.sequence - batch.first_sequence
+        known = batch.records[index] if index >= 0 else self._find(record.sequence)
+        if known is None or not known.same_content(record):
+            raise SequenceConflictError(session_id=self.session_id, sequence=record.sequence)
+
+    def _find(self, sequence: int) -> Record | None:
+        """A durable record by its number, or None if damage or a checkpoint stands in its place."""
+        if not self._firsts:
+            return None
+        if start := self._offset_in_newest(sequence):
+            index = sequence - self._firsts[-1] + 1
+            end = self._offsets[index] if index < len(self._offsets) else self._durable_bytes
+            placed = decode_record(os.pread(self._file, end - start, start), 0)
+            return placed.record if placed else None
+        first = self._firsts[max(0, bisect_right(self._firsts, sequence) - 1)]
+        for placed in scan(self._segment(first, None), first).records:
+            if placed.record.sequence == sequence:
+                return placed.record
+        return None
+
+    def _write(self, batch: Batch) -> None:
+        """One write and one fdatasync for the batch; on failure back to the last durable length."""
+        if self._needs_new_segment(batch.first_sequence):
+            self._start_segment(batch.first_sequence)
+        try:
+            write_all(self._file, [b"".join(batch.pieces)])
+            self._sync(self._file)
+        except OSError as error:
+            self._take_back(error)
+            raise disk_error(error, f"events of session {self.session_id}", self._directory) from error
+        for piece in batch.pieces:
+            self._offsets.append(self._durable_bytes)
+            self._durable_bytes += len(piece)
+        self._last = batch.records[-1].sequence
+
+    def _take_back(self, error: OSError) -> None:
+        try:
+            os.ftruncate(self._file, self._durable_bytes)
+            os.fdatasync(self._file)
+        except OSError as second:
+            reason = f"after '{error.strerror}' the unfinished write could not be taken back ({second.strerror})"
+            self._stopped = JournalStoppedError(session_id=self.session_id, reason=reason)
+
+    def _next_batch_offset(self) -> int:
+        return HEADER_BYTES if self._needs_new_segment(self.last_sequence + 1) else self._durable_bytes
+
+    def _needs_new_segment(self, next_sequence: int) -> bool:
+        if self._file == NO_FILE or next_sequence != self._last + 1:
+            return True
+        return self._durable_bytes >= self._segment_bytes and bool(self._offsets)
+
+    def _start_segment(self, first: int) -> None:
+        """Create the next segment durably, then leave the full one to ``seal``."""
+        path = sealing.plain_path(self._directory, first)
+        file = NO_FILE
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            write_all(file, [encode_header(first)])
+            self._sync(file)
+            sync_directory(self._directory)
+        except OSError as error:
+            if file != NO_FILE:
+                os.close(file)
+            with contextlib.suppress(OSError):  # an empty segment that stays is removed at the next open
+                path.unlink(missing_ok=True)
+            raise disk_error(error, f"a journal segment of session {self.session_id}", path.parent) from error
+        self._close_file()
+        self._file, self._durable_bytes, self._offsets = file, HEADER_BYTES, array("Q")
+        if first not in self._firsts:
+            self._firsts.append(first)
+
+    def _close_file(self) -> None:
+        if self._file != NO_FILE:
+            os.close(self._file)
+            self._file = NO_FILE
+
+    # ---- helpers
+
+    def _offset_in_newest(self, sequence: int) -> int:
+        """Where a record lies in the segment being written; 0 if it is not there."""
+        if self._file == NO_FILE or not 0 <= sequence - self._firsts[-1] < len(self._offsets):
+            return 0
+        return self._offsets[sequence - self._firsts[-1]]
+
+    def _segment(self, first: int, limit: int | None) -> bytes:
+        data = sealing.read_segment(self._directory, first, limit)
+        refuse_other_version(data, sealing.plain_path(self._directory, first))
+        return data
+
+    def _corrupt(self, name: str, offset: int, last_good: int) -> JournalCorruptError:
+        return JournalCorruptError(session_id=self.session_id, segment=name, offset=offset, last_good=last_good)

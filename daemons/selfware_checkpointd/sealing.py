@@ -1,0 +1,78 @@
+"""Sealed journal segments: full, never written again, and compressed so that a week of events stays small.
+
+A sealed segment ``<first>.wal`` becomes ``<first>.wal.zst``: one zstd frame of the very same bytes, with zstd's own
+content checksum (``zstd -d`` gives the segment back). The compressed file is durable under its name before the
+plain one goes, so a crash leaves one or both; both is repaired by removing the plain one again.
+
+Owns the names in a journal directory. Never touches the segment being written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import zstandard
+
+from selfware_checkpointd.files import sync_directory, write_durably
+
+PLAIN = ".wal"
+COMPRESSED = ".wal.zst"
+LEVEL = 3
+
+
+def plain_path(directory: Path, first_sequence: int) -> Path:
+    """The segment as it is written."""
+    return directory / f"{first_sequence:020d}{PLAIN}"
+
+
+def compressed_path(directory: Path, first_sequence: int) -> Path:
+    """The segment after sealing."""
+    return directory / f"{first_sequence:020d}{COMPRESSED}"
+
+
+def first_sequences(directory: Path) -> list[int]:
+    """Which segments there are, in order, plain or compressed."""
+    found = set()
+    for path in directory.iterdir():
+        digits = path.name.removesuffix(COMPRESSED).removesuffix(PLAIN)
+        if digits != path.name and len(digits) == 20 and digits.isdecimal():
+            found.add(int(digits))
+    return sorted(found)
+
+
+def compress(directory: Path, first_sequence: int) -> int:
+    """Compress one sealed segment; returns its size on disk now. Harmless when it runs twice."""
+    plain, compressed = plain_path(directory, first_sequence), compressed_path(directory, first_sequence)
+    if not compressed.exists():
+        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+        write_durably(compressed, [compressor.compress(plain.read_bytes())])
+    if plain.exists():
+        plain.unlink()
+        sync_directory(directory)
+    return compressed.stat().st_size
+
+
+def read_segment(directory: Path, first_sequence: int, limit: int | None = None) -> bytes:
+    """The segment's bytes: plain up to limit, or what a (perhaps damaged) compressed one still gives."""
+    for _ in range(2):  # sealing may rename between the two tries
+        try:
+            with plain_path(directory, first_sequence).open("rb") as file:
+                return file.read(-1 if limit is None else limit)
+        except FileNotFoundError:
+            pass
+        try:
+            return _decompress(compressed_path(directory, first_sequence))
+        except FileNotFoundError:
+            continue
+    return b""
+
+
+def _decompress(path: Path) -> bytes:
+    pieces = []
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+        try:
+            while piece := reader.read(128 * 1024):
+                pieces.append(piece)
+        except zstandard.ZstdError:
+            pass  # what came before is used; every record has its own checksum, and a gap is noticed by number
+    return b"".join(pieces)

@@ -1,0 +1,197 @@
+"""Runs one bubblewrap and everything in it to the end: feeds it, collects what it prints, stops it in time.
+
+Owns the bubblewrap process, its pipes and its process namespace; when ``watch`` returns, nothing of it is alive.
+Single-threaded on purpose: the kernel kills bubblewrap with the *thread* that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+
+from .output import BoundedOutput
+from .words import Ending
+
+CHUNK_BYTES = 1 << 16
+DRAIN_SECONDS = 5.0
+
+
+class SandboxFailedError(Exception):
+    """Bubblewrap ended before it had started the action. What it said is in the output."""
+
+
+class SandboxProcess:
+    """One bubblewrap, started; call ``watch`` once."""
+
+    def __init__(self, pid: int, stdin_fd: int, output_fd: int, status_fd: int, cancel_fd: int) -> None:
+        self._pid = pid
+        self._monitor = os.pidfd_open(pid)
+        self._init_pid = 0
+        self._init = -1
+        self._stdin_fd, self._output_fd, self._status_fd = stdin_fd, output_fd, status_fd
+        self._cancel_fd = cancel_fd
+        self._status_text = b""
+        self._to_feed = b""
+        self._timed_out = self._cancelled = False
+        self._stop_at = 0.0
+        self._poll = select.poll()
+        for fd in (self._monitor, output_fd, status_fd, cancel_fd):
+            self._poll.register(fd, select.POLLIN)
+
+    def watch(self, stdin: bytes, output: BoundedOutput, timeout_seconds: float, grace_seconds: float) -> Ending:
+        """Wait for the end, and say how it came; SandboxFailedError if the action never began."""
+        self._to_feed = stdin
+        deadline = time.monotonic() + timeout_seconds
+        while not self._turn(output, self._stop_at or deadline):
+            now = time.monotonic()
+            if self._stop_at and now >= self._stop_at:
+                self._kill()
+                self._stop_at = now + DRAIN_SECONDS
+            elif not self._stop_at and (self._cancelled or now >= deadline):
+                self._timed_out = not self._cancelled
+                self._terminate()
+                self._stop_at = now + grace_seconds
+        os.waitpid(self._pid, 0)
+        self._drain(output)
+        return self._ending()
+
+    def _turn(self, output: BoundedOutput, until: float) -> bool:
+        """Answer what is ready; True once bubblewrap has ended."""
+        ended = False
+        for fd, _events in self._poll.poll(max(0.0, until - time.monotonic()) * 1000 + 1):
+            if fd == self._output_fd:
+                self._read_output(output)
+            elif fd == self._status_fd:
+                self._read_status()
+            elif fd == self._stdin_fd:
+                self._feed()
+            elif fd == self._cancel_fd:
+                os.read(fd, CHUNK_BYTES)
+                self._cancelled = True
+            else:
+                ended = True
+        return ended
+
+    def _read_output(self, output: BoundedOutput) -> None:
+        data = os.read(self._output_fd, CHUNK_BYTES)
+        if data:
+            output.add(data)
+        else:
+            self._poll.unregister(self._output_fd)
+
+    def _read_status(self) -> None:
+        """Bubblewrap's reports: first the process id inside, in the end the exit status."""
+        data = os.read(self._status_fd, CHUNK_BYTES)
+        self._status_text += data
+        if not data:
+            self._poll.unregister(self._status_fd)
+        if self._init < 0 and (init_pid := self._report("child-pid")) is not None:
+            try:
+                self._init = os.pidfd_open(init_pid)
+                self._init_pid = init_pid
+            except ProcessLookupError:
+                return  # it ended already: the sandbox could not be set up
+            # By now bubblewrap dies with us, so the action may begin.
+            self._poll.register(self._stdin_fd, select.POLLOUT)
+
+    def _report(self, name: str) -> int | None:
+        for line in self._status_text.splitlines(keepends=True):
+            if line.endswith(b"\n") and name in (record := json.loads(line)):
+                return int(record[name])
+        return None
+
+    def _feed(self) -> None:
+        try:
+            self._to_feed = self._to_feed[os.write(self._stdin_fd, self._to_feed) :]
+        except BrokenPipeError:
+            self._to_feed = b""
+        if not self._to_feed:
+            self._poll.unregister(self._stdin_fd)
+            os.close(self._stdin_fd)
+
+    def _terminate(self) -> None:
+        """Ask everything inside, daemons too, to end: all of it descends from the first process inside."""
+        for pid in _descendants(self._init_pid):
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+
+    def _kill(self) -> None:
+        """The kernel kills the whole process namespace together with its first process."""
+        for pidfd in (self._init, self._monitor):
+            if pidfd >= 0:
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def _drain(self, output: BoundedOutput) -> None:
+        """Wait until the last process inside is gone, then take what is left in the pipes."""
+        if self._init >= 0:
+            waiter = select.poll()
+            waiter.register(self._init, select.POLLIN)
+            waiter.poll(DRAIN_SECONDS * 1000)
+        for fd in (self._output_fd, self._status_fd):
+            os.set_blocking(fd, False)
+        try:
+            while data := os.read(self._output_fd, CHUNK_BYTES):
+                output.add(data)
+        except BlockingIOError:
+            pass
+        try:
+            while data := os.read(self._status_fd, CHUNK_BYTES):
+                self._status_text += data
+        except BlockingIOError:
+            pass
+
+    def _ending(self) -> Ending:
+        status = self._report("exit-code")
+        if status is not None:
+            return Ending(status, self._timed_out, self._cancelled)
+        if self._timed_out or self._cancelled:
+            return Ending(128 + signal.SIGKILL, self._timed_out, self._cancelled)
+        raise SandboxFailedError
+
+
+def spawn(argv: list[str], inherited: list[int], stdin_fd: int, output_fd: int) -> int:
+    """Start bubblewrap with an empty environment, default signals and only these descriptors; its process id."""
+    for fd in inherited:
+        os.set_inheritable(fd, True)
+    actions = [
+        (os.POSIX_SPAWN_DUP2, stdin_fd, 0),
+        (os.POSIX_SPAWN_DUP2, output_fd, 1),
+        (os.POSIX_SPAWN_DUP2, output_fd, 2),
+    ]
+    default = [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ]
+    return os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsigmask=[], setsigdef=default)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The living children of a process, and theirs, oldest first."""
+    found = []
+    waiting = [pid] if pid else []
+    while waiting:
+        parent = waiting.pop()
+        children = [child for task in _tasks(parent) for child in _children(parent, task)]
+        found += children
+        waiting += children
+    return found
+
+
+def _tasks(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+def _children(pid: int, task: str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []

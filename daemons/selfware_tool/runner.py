@@ -1,0 +1,163 @@
+"""Runs one effect, once. Everything about "once" is in ``main``; everything about "in a sandbox" in ``_perform``.
+
+Order of events: lock, look, ``started`` durable, run, ``result.json`` durable, end. A runner killed at any point
+leaves either no ``started`` (nothing ran; launch again) or ``started`` without result (unknown; never again).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from . import cgroup, lock
+from .actions import Action
+from .effect import EffectPaths, Result, started_record
+from .files import create_durably, replace_durably
+from .output import BoundedOutput
+from .plan import INSIDE, Plan, plan_for
+from .process import SandboxFailedError, SandboxProcess, spawn
+from .refusal import RefusalError
+from .request import Request, unseal_request
+from .sandbox import DataFile, SandboxSpec, SystemRoot, bwrap_argv
+from .words import Ending
+from .workspace import guard_git, resolve_cwd, resolve_workspace
+
+EXIT_BUSY = 75  # EX_TEMPFAIL
+SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+
+
+def main(effect_directory: str, lock_fd: int = -1) -> int:
+    """Run the effect unless it was begun before; the exit status is for people, the files are the answer."""
+    paths = EffectPaths(os.path.abspath(effect_directory))
+    if lock_fd < 0:
+        lock_fd = lock.open_lock(paths.lock)
+        if not lock.take(lock_fd):
+            return EXIT_BUSY
+    os.set_inheritable(lock_fd, False)
+    if os.path.exists(paths.result) or os.path.exists(paths.started):
+        return 0
+    cancel_fd = _cancellation()
+    lock.sign(lock_fd)
+    with open(paths.request, "rb") as file:
+        request = unseal_request(file.read(), paths.request)
+    started_unix_nanos = time.time_ns()
+    if not create_durably(paths.started, started_record(started_unix_nanos)):
+        return 0
+    result = _run(request, paths, cancel_fd, started_unix_nanos)
+    replace_durably(paths.result, result.seal())
+    return 0
+
+
+def _run(request: Request, paths: EffectPaths, cancel_fd: int, started_unix_nanos: int) -> Result:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    output = BoundedOutput(os.open(paths.output, flags, 0o600), request.limits.output_bytes)
+    ending, sentence = None, ""
+    try:
+        ending, sentence = _perform(request, output, cancel_fd)
+    except RefusalError as error:
+        sentence = f"not run: {error}"
+    except SandboxFailedError:
+        sentence = "not run: the sandbox could not be set up; the output says why"
+    output.close()
+    return Result(
+        ran=ending is not None,
+        exit_status=ending.status if ending else -1,
+        signal=ending.signal_number if ending else 0,
+        timed_out=bool(ending and ending.timed_out),
+        cancelled=bool(ending and ending.cancelled),
+        started_unix_nanos=started_unix_nanos,
+        ended_unix_nanos=time.time_ns(),
+        output_bytes=output.total_bytes,
+        dropped_bytes=output.dropped_bytes,
+        sentence=sentence,
+    )
+
+
+def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[Ending, str]:
+    """Run the action in its sandbox; how it ended, as a value and in words."""
+    action: Action = request.parse()
+    workspace = resolve_workspace(request.workspace, request.forbidden)
+    plan = plan_for(action, request.python, workspace)
+    guard = guard_git(workspace)
+    group = cgroup.enter(request.effect_id, request.limits.processes)
+    try:
+        status_read, status_write = os.pipe()
+        data = _data_files(plan)
+        spec = SandboxSpec(
+            workspace=workspace,
+            cwd=resolve_cwd(workspace, plan.cwd),
+            python=request.python,
+            limits=request.limits,
+            features=request.features,
+            system=_system_root(),
+            pins=guard.pins,
+            read_only=request.read_only,
+            files=tuple(data),
+            env=plan.env,
+            network=request.network,
+            status_fd=status_write,
+        )
+        argv = bwrap_argv(spec, plan.command)
+        process = _start(argv, [status_write, *(file.fd for file in data)], status_read, cancel_fd)
+        timeout_seconds = request.timeout_seconds()
+        ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds)
+    finally:
+        removed = guard.clean()
+        if group is not None:
+            group.leave()
+    sentence = ending.sentence(timeout_seconds)
+    return ending, f"{sentence}; removed {', '.join(removed)}, which it had planted" if removed else sentence
+
+
+def _start(argv: list[str], inherited: list[int], status_fd: int, cancel_fd: int) -> SandboxProcess:
+    stdin_read, stdin_write = os.pipe()
+    output_read, output_write = os.pipe()
+    pid = spawn(argv, inherited, stdin_read, output_write)
+    for fd in (*inherited, stdin_read, output_write):
+        os.close(fd)
+    os.set_blocking(stdin_write, False)
+    return SandboxProcess(pid, stdin_write, output_read, status_fd, cancel_fd)
+
+
+def _data_files(plan: Plan) -> list[DataFile]:
+    """What appears inside as files: a minimal /etc, the action's text, our file tool."""
+    uid, gid = os.getuid(), os.getgid()
+    texts = [
+        ("/etc/passwd", f"selfware:x:{uid}:{gid}:Selfware:/tmp/home:/bin/sh\n".encode()),
+        ("/etc/group", f"selfware:x:{gid}:\n".encode()),
+        ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
+        *plan.texts,
+    ]
+    files = [DataFile(_memory_file(content), path) for path, content in texts]
+    if plan.needs_inside:
+        source = os.path.join(os.path.dirname(__file__), "inside.py")
+        files.append(DataFile(os.open(source, os.O_RDONLY | os.O_CLOEXEC), INSIDE))
+    return files
+
+
+def _memory_file(content: bytes) -> int:
+    fd = os.memfd_create("selfware-tool", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _system_root() -> SystemRoot:
+    links, directories = [], []
+    for path in SYSTEM_LINKS:
+        if os.path.islink(path):
+            links.append((path, os.readlink(path)))
+        elif os.path.isdir(path):
+            directories.append(path)
+    return SystemRoot(tuple(links), tuple(directories))
+
+
+def _cancellation() -> int:
+    """A descriptor that becomes readable when somebody sends us SIGTERM."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    return read_fd

@@ -1,0 +1,120 @@
+"""Decides what may be a workspace, and guards its .git, so that no later git run of the operator executes a gift.
+
+Inside the sandbox ``.git`` is mounted on itself (so it cannot be moved away and rebuilt), and its ``hooks`` and
+``config`` are mounted on themselves read-only. A workspace without a repository gets an empty read-only ``.git``.
+Git also obeys a file ``.git/commondir``, which cannot be mounted before it exists: one that appears is removed after
+the action, when nothing of it is alive.
+
+Repositories nested deeper in the workspace and git submodules are not guarded.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from .refusal import RefusalError
+from .sandbox import Mount, is_within
+
+SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+
+
+class Guard(NamedTuple):
+    """What to mount over a workspace, and what to look after when the action is over."""
+
+    pins: tuple[Mount, ...]
+    git_directory: str = ""
+
+    def clean(self) -> tuple[str, ...]:
+        """Remove what an action planted; call when none of its processes is left. Says what was removed."""
+        if not self.git_directory:
+            return ()
+        planted = f"{self.git_directory}/commondir"
+        if _kind(planted) is None:
+            return ()
+        os.unlink(planted)
+        return (".git/commondir",)
+
+
+def resolve_workspace(path: str, forbidden: tuple[str, ...]) -> str:
+    """The workspace's real path; RefusalError if an action must not have it."""
+    if not os.path.isabs(path):
+        raise RefusalError(f"workspace {path!r} is not an absolute path")
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise RefusalError(f"workspace {path} is not a directory")
+    if real == "/" or any(is_within(real, place) for place in SYSTEM):
+        raise RefusalError(f"workspace {path} is part of the system")
+    for directory in (os.path.realpath(place) for place in forbidden):
+        if is_within(directory, real):
+            raise RefusalError(f"workspace {path} contains Selfware's own state in {directory}")
+        if is_within(real, directory):
+            raise RefusalError(f"workspace {path} lies in Selfware's own state in {directory}")
+    return real
+
+
+def resolve_cwd(workspace: str, cwd: str) -> str:
+    """Where a command begins; links on the way are followed inside, where there is nowhere to escape to."""
+    path = os.path.normpath(os.path.join(workspace, cwd))
+    if not is_within(path, workspace):
+        raise RefusalError(f"the working directory {cwd!r} lies outside the workspace")
+    return path
+
+
+def guard_git(workspace: str) -> Guard:
+    """Make sure that what must be guarded exists, and say what to mount."""
+    git = f"{workspace}/.git"
+    kind = _kind(git)
+    if kind is None:
+        os.mkdir(git, 0o755)
+        return Guard((Mount(git),))
+    if kind == stat.S_IFREG:  # a linked worktree or a submodule: its repository is elsewhere, so not visible
+        return Guard((Mount(git),))
+    if kind != stat.S_IFDIR:
+        raise RefusalError(f"{git} is {_NAMES.get(kind, 'something odd')}, not a directory")
+    if _kind(f"{git}/HEAD") is None:
+        return Guard((Mount(git),))
+    if _kind(f"{git}/commondir") is not None:
+        raise RefusalError(f"{git}/commondir redirects git to another repository; remove it if it is not yours")
+    return Guard((Mount(git, writable=True), *_pins(git)), git)
+
+
+def _pins(git: str) -> list[Mount]:
+    hooks, config = f"{git}/hooks", f"{git}/config"
+    _require(hooks, stat.S_IFDIR)
+    _require(config, stat.S_IFREG)
+    pins = [Mount(hooks), Mount(config)]
+    with open(config, "rb") as file:
+        per_worktree = b"worktreeconfig" in file.read().lower()
+    if per_worktree or _kind(f"{git}/config.worktree") is not None:
+        _require(f"{git}/config.worktree", stat.S_IFREG)
+        pins.append(Mount(f"{git}/config.worktree"))
+    return pins
+
+
+def _require(path: str, wanted: int) -> None:
+    """Create it empty if it is missing; refuse anything else in its place, links above all."""
+    kind = _kind(path)
+    if kind is None and wanted == stat.S_IFDIR:
+        os.mkdir(path, 0o755)
+    elif kind is None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    elif kind != wanted:
+        raise RefusalError(f"{path} is {_NAMES.get(kind, 'something odd')}, not {_NAMES[wanted]}")
+
+
+def _kind(path: str) -> int | None:
+    try:
+        return stat.S_IFMT(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+_NAMES = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}

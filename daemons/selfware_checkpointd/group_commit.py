@@ -1,44 +1,54 @@
 """Many coroutines, one fdatasync: callers that arrive while the disk is busy share the next write.
 
 The idea: no timer and no minimum batch. A lone caller is written at once; under load a batch is what came while the
-one before it was being written. ``submit`` returns only after its own records are durable.
+one before it was being written. ``submit`` returns only after its own records are durable. Waking a thread and being
+woken by it costs as much as a quick disk's fdatasync, so a small batch is written right here while the disk is
+quick; from the first slow answer on, and for large batches, a worker thread waits for the disk and the loop is free.
 
-Owns one worker thread at a time and the queue in front of it. Never decides what a record may be: the journal does.
+Owns the queue in front of one journal and one worker thread. Never decides what a record may be: the journal does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from selfware_checkpointd.errors import JournalStoppedError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 
 MAX_SUBMISSIONS = 1024
+MAX_BYTES_IN_LOOP = 256 * 1024
+QUICK_SECONDS = 0.003
 
 Waiting = list[tuple[Sequence[Record], asyncio.Future[None]]]
+Outcomes = list[SelfwareError | None]
 
 
 class GroupCommitter:
-    """The asyncio door of one journal."""
+    """The asyncio door of one journal; used from one event loop."""
 
-    def __init__(self, journal: Journal) -> None:
-        """The worker thread starts with the first submission."""
+    def __init__(self, journal: Journal, quick_seconds: float = QUICK_SECONDS) -> None:
+        """With quick_seconds=0 every write goes through the worker thread."""
         self._journal = journal
+        self._quick_seconds = quick_seconds
+        self._latest_seconds = math.inf  # unknown: let the first write go through the thread
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"journal-{journal.session_id}")
         self._waiting: Waiting = []
-        self._pump: asyncio.Task[None] | None = None
+        self._writing: Waiting = []
+        self._is_due = False
         self._grown: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     async def submit(self, records: Sequence[Record]) -> None:
         """Wait until these records are on disk; raises the reason if they are not."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
         self._waiting.append((records, done))
-        if self._pump is None:
-            self._pump = asyncio.create_task(self._run(), name="group-commit")
+        self._schedule(loop)
         await done
 
     async def wait_beyond(self, sequence: int) -> None:
@@ -50,41 +60,49 @@ class GroupCommitter:
 
     async def close(self) -> None:
         """Finish what was submitted, then stop the worker thread."""
-        if self._pump is not None:
-            await self._pump
+        while self._waiting or self._writing:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
         self._thread.shutdown(wait=True)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        batch: Waiting = []
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_SUBMISSIONS], self._waiting[MAX_SUBMISSIONS:]
-                work = loop.run_in_executor(self._thread, self._journal.commit, [records for records, _ in batch])
-                _tell(batch, await work)
-                self._wake_followers()
-        finally:  # after a defect or a cancellation nobody is left waiting
-            self._pump = None
-            _tell_stopped(batch + self._waiting, self._journal.session_id)
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Write in the next round of the loop, so that all who come in this round share the write."""
+        if not self._is_due and not self._writing and self._waiting:
+            self._is_due = True
+            loop.call_soon(self._flush, loop)
 
-    def _wake_followers(self) -> None:
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_due = False
+        self._writing, self._waiting = self._waiting[:MAX_SUBMISSIONS], self._waiting[MAX_SUBMISSIONS:]
+        work = [records for records, _ in self._writing]
+        size = sum(len(record.payload) for records in work for record in records)
+        if self._latest_seconds < self._quick_seconds and size <= MAX_BYTES_IN_LOOP:
+            self._finish(loop, self._commit(work))
+        else:
+            ended = loop.run_in_executor(self._thread, self._commit, work)
+            ended.add_done_callback(lambda done: self._finish(loop, done.result()))
+
+    def _commit(self, work: list[Sequence[Record]]) -> Outcomes:
+        started = time.perf_counter()
+        outcomes = self._journal.commit(work)
+        self._latest_seconds = time.perf_counter() - started
+        return outcomes
+
+    def _finish(self, loop: asyncio.AbstractEventLoop, outcomes: Outcomes) -> None:
+        """Hand every caller its outcome; a caller that was cancelled meanwhile hears nothing."""
+        for (_, done), outcome in zip(self._writing, outcomes, strict=True):
+            if done.done():
+                continue
+            if outcome is None:
+                done.set_result(None)
+            else:
+                done.set_exception(outcome)
+        self._writing = []
+        self._schedule(loop)
         if self._grown is not None:
             self._grown.set_result(None)
             self._grown = None
-
-
-def _tell(batch: Waiting, outcomes: Sequence[SelfwareError | None]) -> None:
-    """Hand every caller its outcome; a caller that was cancelled meanwhile hears nothing."""
-    for (_, done), outcome in zip(batch, outcomes, strict=True):
-        if done.done():
-            continue
-        if outcome is None:
-            done.set_result(None)
-        else:
-            done.set_exception(outcome)
-
-
-def _tell_stopped(batch: Waiting, session_id: str) -> None:
-    for _, done in batch:
-        if not done.done():
-            done.set_exception(JournalStoppedError(session_id=session_id, reason="its writer ended early"))
+        if self._idle is not None and not self._waiting:
+            if not self._idle.done():
+                self._idle.set_result(None)
+            self._idle = None

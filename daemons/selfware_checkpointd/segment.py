@@ -118,8 +118,8 @@ def encode_record(record: Record, batch_offset: int) -> bytes:
         )
     except struct.error as error:
         raise InvalidRecordError(sequence=record.sequence, problem=str(error)) from error
-    body = b"".join((head, kind, trace_id, record.payload))
-    return b"".join((MARK, _CHECKSUM.pack(crc32(body)), body))
+    body = head + kind + trace_id + record.payload
+    return MARK + _CHECKSUM.pack(crc32(body)) + body
 
 
 def decode_record(data: bytes, offset: int) -> Placed | None:

@@ -1,0 +1,154 @@
+"""Every pack on disk and where every chunk lies: rebuilt from the packs whenever the daemon starts.
+
+A pack whose checkpoint is alive is called ``ckpt-<number>.pack``; when the checkpoint was deleted and later ones
+still use its chunks it is renamed to ``.chunks``, which is one atomic step. A chunk that turns out to be damaged is
+forgotten here, so that the next save stores it again and older checkpoints heal with it.
+
+Owns the names in the checkpoint directory. Not thread-safe: the store holds a lock.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from selfware_checkpointd.files import remove_leftovers, sync_directory
+from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id, decode_manifest
+from selfware_checkpointd.packs import Group, PackIndex, read_index, unpack_group
+
+LIVE = ".pack"
+CHUNKS_ONLY = ".chunks"
+
+
+@dataclass(slots=True)
+class Pack:
+    """One file: its chunks, and its checkpoint if that is alive and readable."""
+
+    path: Path
+    session_id: str
+    groups: list[Group]
+    info: CheckpointInfo | None = None
+    problem: str = ""
+    firsts: list[int] = field(default_factory=list)
+
+    @property
+    def is_live(self) -> bool:
+        """Does this file still stand for a checkpoint?"""
+        return self.path.suffix == LIVE
+
+    def group_of(self, chunk: int) -> Group | None:
+        """The group that holds a chunk."""
+        at = bisect_right(self.firsts, chunk) - 1
+        if at < 0 or chunk >= self.groups[at].first + len(self.groups[at].hashes):
+            return None
+        return self.groups[at]
+
+
+class Catalog:
+    """The packs of one directory, by number."""
+
+    def __init__(self, directory: Path) -> None:
+        """Reads the end of every pack."""
+        self.directory = directory
+        self.packs: dict[int, Pack] = {}
+        self.places: dict[bytes, tuple[int, int]] = {}
+        remove_leftovers(directory)
+        for path in sorted(directory.glob("ckpt-*")):
+            digits = path.stem.removeprefix("ckpt-")
+            if path.suffix in (LIVE, CHUNKS_ONLY) and digits.isdecimal():
+                self._add_file(path, int(digits))
+
+    def next_number(self) -> int:
+        """Larger than every number in use."""
+        return max(self.packs, default=0) + 1
+
+    def path_of(self, number: int) -> Path:
+        """Where a live checkpoint's pack lies."""
+        return self.directory / (checkpoint_id(number) + LIVE)
+
+    def add(self, path: Path, info: CheckpointInfo, groups: list[Group]) -> None:
+        """Enter a pack that was just made durable."""
+        self._enter(info.number, Pack(path, info.session_id, groups, info))
+
+    def runs_of(self, number: int) -> list[Run]:
+        """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
+        index = self._read(self.packs[number].path, number)
+        if index.manifest is None:
+            raise ValueError(index.problem)
+        return decode_manifest(index.manifest, 0)[1]
+
+    def unpack(self, number: int, group: Group) -> list[bytes | None]:
+        """A group's chunks, each checked; damaged ones are None and forgotten."""
+        try:
+            file = os.open(self.packs[number].path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            chunks: list[bytes | None] = [None] * len(group.hashes)
+        else:
+            try:
+                chunks = unpack_group(file, group)
+            finally:
+                os.close(file)
+        for index, (digest, chunk) in enumerate(zip(group.hashes, chunks, strict=True), group.first):
+            if chunk is None and self.places.get(digest) == (number, index):
+                del self.places[digest]
+        return chunks
+
+    def retire(self, numbers: Sequence[int]) -> None:
+        """These checkpoints are gone; their chunks stay until ``sweep``."""
+        for number in numbers:
+            pack = self.packs[number]
+            retired = pack.path.with_suffix(CHUNKS_ONLY)
+            pack.path.rename(retired)
+            pack.path, pack.info = retired, None
+        sync_directory(self.directory)
+
+    def sweep(self) -> int:
+        """Remove packs that no living checkpoint uses; returns the bytes freed. Harmless when it runs twice."""
+        used: set[int] = set()
+        for number, pack in self.packs.items():
+            if pack.info is not None:
+                try:
+                    used.update(run.pack for run in self.runs_of(number))
+                except ValueError as error:
+                    pack.info, pack.problem = None, str(error)
+        unused = [number for number, pack in self.packs.items() if not pack.is_live and number not in used]
+        freed = 0
+        for number in unused:
+            pack = self.packs.pop(number)
+            freed += pack.path.stat().st_size
+            pack.path.unlink()
+            for group in pack.groups:
+                for index, digest in enumerate(group.hashes, group.first):
+                    if self.places.get(digest) == (number, index):
+                        del self.places[digest]
+        if unused:
+            sync_directory(self.directory)
+        return freed
+
+    def _add_file(self, path: Path, number: int) -> None:
+        index = self._read(path, number)
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem)
+        if path.suffix == LIVE and index.manifest is not None:
+            pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
+        self._enter(number, pack)
+
+    def _enter(self, number: int, pack: Pack) -> None:
+        pack.firsts = [group.first for group in pack.groups]
+        self.packs[number] = pack
+        for group in pack.groups:
+            for index, digest in enumerate(group.hashes, group.first):
+                self.places[digest] = (number, index)
+
+    @staticmethod
+    def _read(path: Path, number: int) -> PackIndex:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return PackIndex([], "", None, f"its file {path.name} is missing")
+        try:
+            return read_index(file, number)
+        finally:
+            os.close(file)

@@ -1,0 +1,178 @@
+"""All of checkpointd behind one object: sessions, their journals, the checkpoint store and recovery.
+
+The idea: the gRPC service only translates. Disk work that can take long runs in threads, so the event loop stays
+free; appends of one session share their fdatasync. Owns ``<root>/sessions`` and ``<root>/checkpoints``. Never logs:
+``notes`` collects sentences about what was repaired or found damaged, for the daemon to log and clear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfware_checkpointd.errors import SessionNotFoundError
+from selfware_checkpointd.group_commit import GroupCommitter
+from selfware_checkpointd.journal import Journal
+from selfware_checkpointd.manifest import CheckpointInfo, Level
+from selfware_checkpointd.recovery import Recovery, newest_intact, recover
+from selfware_checkpointd.segment import Record
+from selfware_checkpointd.sessions import Sessions
+from selfware_checkpointd.store import Store, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a new writer needs to know."""
+
+    epoch: int
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One line about a session."""
+
+    session_id: str
+    epoch: int
+    created_unix_nanos: int
+    last_sequence: int
+    checkpoints: int
+    journal_bytes: int
+
+
+class Memory:
+    """What the agent knew."""
+
+    def __init__(self, root: Path, clock: Callable[[], int] = time.time_ns) -> None:
+        """Opens the store; journals are opened when they are first needed."""
+        self._clock = clock
+        self.sessions = Sessions(root / "sessions")
+        self.store = Store(root / "checkpoints")
+        self.notes: list[str] = list(self.store.opened)
+        self._doors: dict[str, GroupCommitter] = {}
+        self._journals: dict[str, Journal] = {}
+        self._lock = threading.Lock()
+
+    async def open_session(self, session_id: str, writer_id: str) -> Opened:
+        """Become the one writer; every earlier writer's epoch is refused from now on."""
+        return await asyncio.to_thread(self._open_session, session_id, writer_id)
+
+    async def append(self, session_id: str, epoch: int, records: Sequence[Record]) -> int:
+        """Make events durable; returns the session's last sequence. The records carry the same epoch."""
+        self.sessions.check(session_id, epoch)
+        door = self._doors.get(session_id)
+        if door is None:
+            journal = await asyncio.to_thread(self.journal, session_id)
+            door = self._doors.setdefault(session_id, GroupCommitter(journal))
+        await door.submit(records)
+        return self._journals[session_id].last_sequence
+
+    def read(self, session_id: str, after_sequence: int) -> Iterator[Record]:
+        """Durable events after a sequence (blocking: for a thread)."""
+        return self.journal(session_id).read(after_sequence)
+
+    async def wait_beyond(self, session_id: str, sequence: int) -> None:
+        """Return when there are events after a sequence: for readers that follow."""
+        journal = await asyncio.to_thread(self.journal, session_id)
+        await self._doors.setdefault(session_id, GroupCommitter(journal)).wait_beyond(sequence)
+
+    async def save(
+        self, session_id: str, epoch: int, level: Level, sequence: int, state: bytes | bytearray, label: str
+    ) -> CheckpointInfo:
+        """A durable checkpoint by the present writer; a stale one is refused even in the middle."""
+        self.sessions.check(session_id, epoch)
+        now = self._clock()
+
+        def check() -> None:
+            self.sessions.check(session_id, epoch)
+
+        return await asyncio.to_thread(self.store.save, session_id, level, sequence, state, label, now, check)
+
+    async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
+        """A verified state."""
+        return await asyncio.to_thread(self.store.load, checkpoint_id)
+
+    async def verify(self, checkpoint_id: str = "") -> list[Verdict]:
+        """One checkpoint, or all of them."""
+        if checkpoint_id:
+            return [await asyncio.to_thread(self.store.verify, checkpoint_id)]
+        return await asyncio.to_thread(self.store.verify_all)
+
+    async def recover(self, session_id: str, checkpoint_id: str = "") -> Recovery:
+        """Where the session goes on; changes nothing."""
+        return await asyncio.to_thread(lambda: recover(session_id, self.store, self.journal(session_id), checkpoint_id))
+
+    async def summaries(self) -> list[Summary]:
+        """Every session, oldest first."""
+        return await asyncio.to_thread(self._summaries)
+
+    async def maintain(self, keep: Mapping[Level, int]) -> str:
+        """Compress full journal segments, let old checkpoints go; one sentence."""
+        return await asyncio.to_thread(self._maintain, keep)
+
+    async def close(self) -> None:
+        """Finish what was submitted; everything acknowledged is on disk already."""
+        for door in self._doors.values():
+            await door.close()
+        for journal in self._journals.values():
+            journal.close()
+
+    def journal(self, session_id: str) -> Journal:
+        """The session's journal, opened on first use (blocking: for a thread)."""
+        with self._lock:
+            known = self._journals.get(session_id)
+            if known is not None:
+                return known
+            session = self.sessions.get(session_id)
+            journal = Journal(self.sessions.journal_directory(session_id), session_id)
+            journal.fence(session.epoch)
+            self.notes.extend(journal.opened)
+            if journal.damage is not None:
+                self.notes.append(journal.damage.sentence)
+            self._cover(session_id, journal)
+            self._journals[session_id] = journal
+            return journal
+
+    def _open_session(self, session_id: str, writer_id: str) -> Opened:
+        with self._lock:
+            session = self.sessions.open(session_id, writer_id, self._clock())
+        return Opened(session.epoch, self.journal(session_id).fence(session.epoch))
+
+    def _cover(self, session_id: str, journal: Journal) -> None:
+        """Let an intact checkpoint stand in for events that the journal has lost; read only if it matters."""
+        furthest = max((info.sequence for info in self.store.checkpoints(session_id)), default=0)
+        if journal.damage is None and furthest <= journal.last_sequence:
+            return
+        newest, _, skipped = newest_intact(session_id, self.store)
+        self.notes.extend(skipped)
+        if newest is not None:
+            journal.cover(newest.sequence)
+
+    def _summaries(self) -> list[Summary]:
+        found = []
+        for session_id in self.sessions.all():
+            try:
+                session, journal = self.sessions.get(session_id), self.journal(session_id)
+            except SessionNotFoundError:
+                continue
+            found.append(
+                Summary(
+                    session_id,
+                    session.epoch,
+                    session.created_unix_nanos,
+                    journal.last_sequence,
+                    len(self.store.checkpoints(session_id)),
+                    journal.size_bytes,
+                )
+            )
+        return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))
+
+    def _maintain(self, keep: Mapping[Level, int]) -> str:
+        with self._lock:
+            journals = list(self._journals.values())
+        sealed = sum(journal.seal() for journal in journals)
+        return f"compressed {sealed} journal segments, {self.store.retain(keep)}"

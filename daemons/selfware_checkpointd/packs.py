@@ -1,0 +1,212 @@
+"""One pack file per checkpoint: the chunks that were new, the manifest, and an index to open it quickly.
+
+All numbers are little-endian; chunks are numbered from 0 within their pack.
+
+    header, 24 bytes + session id
+      0   8  magic            53 46 57 50 41 43 4b 0a ("SFWPACK\\n")
+      8   2  version          1
+     10   2  session id length
+     12   8  pack number      the checkpoint's number
+     20   4  CRC-32           of bytes 0..19 and the session id
+     24      session id (UTF-8)
+
+    group, as many as needed: up to 128 KiB of neighbouring chunks compressed together
+      0   4  mark             a5 53 46 47
+      4   4  CRC-32           of the rest of the group head
+      8   4  number of chunks
+     12   4  first chunk      its number in this pack
+     16   4  stored length    of the zstd frame
+     20      per chunk: 32 bytes BLAKE3-256, 4 bytes length
+             zstd frame of the chunks, one after the other
+
+    index
+             all group heads once more, then the manifest (zstd frame, see ``manifest``)
+
+    trailer, 60 bytes
+      0   8  index offset
+      8   4  number of groups
+     12   4  length of the group heads
+     16   4  length of the manifest
+     20  32  BLAKE3-256       of header, index and bytes 0..19 of this trailer
+     52   8  magic            53 46 57 50 45 4e 44 0a ("SFWPEND\\n")
+
+A chunk is believed only if its own hash fits. If the index is damaged the groups are found by their marks, so that
+later checkpoints which share these chunks stay readable. Owns no file: works on bytes and an open descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import zstandard
+from blake3 import blake3
+
+MAGIC = b"SFWPACK\n"
+END_MAGIC = b"SFWPEND\n"
+VERSION = 1
+GROUP_MARK = b"\xa5SFG"
+GROUP_BYTES = 128 * 1024
+HASH_BYTES = 32
+_HEADER = struct.Struct("<8sHHQ")
+_GROUP = struct.Struct("<III")
+_CHUNK = struct.Struct("<32sI")
+_TRAILER = struct.Struct("<QIII")
+_CHECKSUM = struct.Struct("<I")
+TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
+_GROUP_HEAD_BYTES = 8 + _GROUP.size
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Chunks that were compressed together, and where."""
+
+    offset: int  # of the zstd frame
+    stored_bytes: int
+    first: int
+    hashes: tuple[bytes, ...]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackIndex:
+    """What a pack holds; manifest is None and problem says why if its checkpoint cannot be read."""
+
+    groups: list[Group]
+    session_id: str
+    manifest: bytes | None
+    problem: str
+
+
+def encode_header(number: int, session_id: str) -> bytes:
+    """What a pack begins with."""
+    name = session_id.encode()
+    head = _HEADER.pack(MAGIC, VERSION, len(name), number)
+    return head + _CHECKSUM.pack(crc32(name, crc32(head))) + name
+
+
+def encode_group(
+    chunks: Sequence[tuple[bytes, bytes | memoryview]], first: int, compressor: zstandard.ZstdCompressor
+) -> tuple[bytes, bytes]:
+    """(head, zstd frame) of some (hash, data) chunks."""
+    frame = compressor.compress(b"".join(data for _, data in chunks))
+    rest = _GROUP.pack(len(chunks), first, len(frame)) + b"".join(
+        _CHUNK.pack(digest, len(data)) for digest, data in chunks
+    )
+    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
+
+
+def encode_end(header: bytes, heads: Sequence[bytes], manifest: bytes, index_offset: int) -> bytes:
+    """Index and trailer."""
+    joined = b"".join(heads)
+    numbers = _TRAILER.pack(index_offset, len(heads), len(joined), len(manifest))
+    digest = blake3(header + joined + manifest + numbers).digest()
+    return b"".join((joined, manifest, numbers, digest, END_MAGIC))
+
+
+def read_index(file: int, number: int) -> PackIndex:
+    """The pack's index from its end; if that is damaged, from its group marks."""
+    size = os.fstat(file).st_size
+    try:
+        header, session_id = _read_header(file, number)
+    except ValueError as error:
+        return _salvage(file, size, "", str(error))
+    try:
+        return _read_end(file, size, header, session_id)
+    except ValueError as error:
+        return _salvage(file, size, session_id, str(error))
+
+
+def unpack_group(file: int, group: Group) -> list[bytes | None]:
+    """The group's chunks; None for each that is not what its hash says."""
+    total = sum(group.lengths)
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(os.pread(file, group.stored_bytes, group.offset), total)
+    except (zstandard.ZstdError, OSError):
+        return [None] * len(group.hashes)
+    chunks: list[bytes | None] = []
+    start = 0
+    for digest, length in zip(group.hashes, group.lengths, strict=True):
+        chunk = raw[start : start + length]
+        chunks.append(chunk if blake3(chunk).digest() == digest else None)
+        start += length
+    return chunks
+
+
+def _read_header(file: int, number: int) -> tuple[bytes, str]:
+    head = os.pread(file, _HEADER.size + 4, 0)
+    if len(head) < _HEADER.size + 4 or head[:8] != MAGIC:
+        raise ValueError("its header is damaged")
+    _, version, length, found_number = _HEADER.unpack_from(head)
+    name = os.pread(file, length, len(head))
+    if _CHECKSUM.pack(crc32(name, crc32(head[:-4]))) != head[-4:]:
+        raise ValueError("its header is damaged")
+    if version != VERSION:
+        raise ValueError(f"it has format version {version} and this Selfware reads version {VERSION}")
+    if found_number != number:
+        raise ValueError(f"the file holds checkpoint {found_number}")
+    return head + name, name.decode()
+
+
+def _read_end(file: int, size: int, header: bytes, session_id: str) -> PackIndex:
+    trailer = os.pread(file, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
+    if len(trailer) < TRAILER_BYTES or trailer[-8:] != END_MAGIC:
+        raise ValueError("its end is missing or damaged")
+    numbers, digest = trailer[: _TRAILER.size], trailer[_TRAILER.size : _TRAILER.size + HASH_BYTES]
+    offset, count, heads_bytes, manifest_bytes = _TRAILER.unpack(numbers)
+    if offset + heads_bytes + manifest_bytes + TRAILER_BYTES != size:
+        raise ValueError("its end is damaged")
+    index = os.pread(file, heads_bytes + manifest_bytes, offset)
+    if blake3(header + index + numbers).digest() != digest:
+        raise ValueError("its index does not match its hash")
+    groups, data_at, at = [], len(header), 0
+    for _ in range(count):
+        group = _decode_head(index, at, data_at)
+        if group is None:
+            raise ValueError("its index is damaged")
+        groups.append(group)
+        head_bytes = _GROUP_HEAD_BYTES + len(group.hashes) * _CHUNK.size
+        data_at += head_bytes + group.stored_bytes
+        at += head_bytes
+    try:
+        manifest = zstandard.ZstdDecompressor().decompress(index[heads_bytes:])
+    except zstandard.ZstdError:
+        raise ValueError("its manifest is damaged") from None
+    return PackIndex(groups, session_id, manifest, "")
+
+
+def _salvage(file: int, size: int, session_id: str, problem: str) -> PackIndex:
+    """Every group whose head is whole, found by its mark."""
+    data = os.pread(file, size, 0)
+    groups: list[Group] = []
+    seen: set[int] = set()
+    at = data.find(GROUP_MARK)
+    while at >= 0:
+        group = _decode_head(data, at, at)
+        end = group.offset + group.stored_bytes if group else 0
+        if group is not None and end <= size:
+            # the index repeats every head at the end of the file: only the first one stands before its frame
+            if group.first not in seen:
+                groups.append(group)
+                seen.add(group.first)
+            at = data.find(GROUP_MARK, end)
+        else:
+            at = data.find(GROUP_MARK, at + 1)
+    return PackIndex(groups, session_id, None, problem)
+
+
+def _decode_head(data: bytes, at: int, file_at: int) -> Group | None:
+    """The group head at this place of data; file_at is where it (and then its frame) lies in the file."""
+    if data[at : at + 4] != GROUP_MARK or at + _GROUP_HEAD_BYTES > len(data):
+        return None
+    count, first, stored_bytes = _GROUP.unpack_from(data, at + 8)
+    end = at + _GROUP_HEAD_BYTES + count * _CHUNK.size
+    if end > len(data) or _CHECKSUM.pack(crc32(data[at + 8 : end])) != data[at + 4 : at + 8]:
+        return None
+    chunks = [_CHUNK.unpack_from(data, at + _GROUP_HEAD_BYTES + index * _CHUNK.size) for index in range(count)]
+    hashes = tuple(chunk[0] for chunk in chunks)
+    lengths = tuple(chunk[1] for chunk in chunks)
+    return Group(file_at + end - at, stored_bytes, first, hashes, lengths)

@@ -1,0 +1,146 @@
+"""Wires the agent: channels to its four neighbours, its memory, its foreman, its service."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import grpc
+import grpc.aio
+
+from selfware_agent import config, schedule
+from selfware_agent.foreman import Foreman
+from selfware_agent.hands import Hands
+from selfware_agent.memory import Memory
+from selfware_agent.mind import Mind
+from selfware_agent.service import AgentService
+from selfware_agent.watch import Watch
+from selfware_agent.worker import Gate
+from selfware_common import clients, daemon
+from selfware_common.rpc import agent_pb2_grpc, checkpoint_pb2, checkpoint_pb2_grpc
+from selfware_common.rpcserver import Register
+
+ROUND_SECONDS = 5.0
+_LEVELS = {
+    "micro": checkpoint_pb2.LEVEL_MICRO,
+    "task": checkpoint_pb2.LEVEL_TASK,
+    "session": checkpoint_pb2.LEVEL_SESSION,
+}
+
+
+class AgentDaemon(daemon.Daemon):
+    """The loop: recover, then work on tasks until told to stop."""
+
+    name = "agent"
+    idea = "Works on goals: asks the model, proposes actions, remembers everything."
+
+    async def open(self) -> None:
+        self._channels = {
+            name: clients.channel(self.paths.socket_of(name, "agent.sock" if name == "oversightd" else "api.sock"))
+            for name in ("checkpointd", "inferenced", "oversightd", "resourced")
+        }
+        wanted = self.settings.system.session_id
+        session_id = wanted if wanted != "auto" else ""
+        self._memory = Memory(self._channels["checkpointd"], session_id)
+        self._mind = Mind(self._channels["inferenced"])
+        self._hands = Hands(self._channels["oversightd"])
+        gate = Gate(slots=asyncio.Semaphore(self.settings.agent.workers))
+        gate.open.set()
+        self._foreman = Foreman(
+            self._memory,
+            self._mind,
+            self._hands,
+            gate,
+            config.limits(self.settings),
+            self.settings.llm.context.max_tokens,
+        )
+        self._foreman.max_queued_tasks = self.settings.resources.quotas.max_queued_tasks
+        self._watch = Watch(gate, self._channels["oversightd"], self._channels["resourced"])
+        self._watching = [asyncio.create_task(self._watch.control()), asyncio.create_task(self._watch.pressure())]
+        now = time.monotonic()
+        self._saved = schedule.Saved(micro_seconds=now, session_seconds=now)
+        self._began = now
+
+    def services(self) -> tuple[list[str], list[Register]]:
+        service = AgentService(self._foreman, config.defaults(self.settings))
+        return ["selfware.agent.v1.Agent"], [lambda server: _register(service, server)]
+
+    def facts(self) -> dict[str, str]:
+        session = self._memory.session
+        return {
+            "session": self._memory.session_id,
+            "events": str(session.sequence),
+            "tasks": str(len(session.tasks)),
+            "epoch": str(self._memory.epoch),
+        }
+
+    def grace_seconds(self) -> float:
+        """Only watchers are in flight, and they lose nothing."""
+        return 0.3
+
+    async def cycle(self) -> str:
+        if not self._foreman.ready:
+            return await self._recover()
+        sentence = await self._foreman.round()
+        await self._save_if_due()
+        if time.monotonic() - self._began > self.settings.system.max_runtime_hours * 3600:
+            self.stopping.set()
+            return f"stopping after {self.settings.system.max_runtime_hours:g} h, as configured"
+        await self.wait_or_stop(ROUND_SECONDS, self._foreman.progressed)
+        self._foreman.progressed.clear()
+        return sentence
+
+    async def close(self) -> None:
+        for watching in self._watching:
+            watching.cancel()
+        await self._foreman.stop()
+        if self._foreman.ready and self._memory.session.sequence > self._memory.checkpointed_sequence:
+            await self._memory.checkpoint(checkpoint_pb2.LEVEL_SESSION, "at stop")
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def _recover(self) -> str:
+        try:
+            if not self._memory.session_id:
+                await self._choose_session()
+            self._mind.session_id = self._hands.session_id = self._memory.session_id
+            await self._memory.recover()
+        except grpc.aio.AioRpcError as error:
+            await self.wait_or_stop(0.05)
+            return f"waiting for checkpointd: {error.details()}"
+        session = self._memory.session
+        ended = sum(task.ended for task in session.tasks.values())
+        now = time.monotonic()
+        self._saved = schedule.Saved(now, now, sequence=session.sequence, ended_tasks=ended)
+        self._memory.checkpointed_sequence = 0
+        self._foreman.ready = True
+        return self._memory.recovered_in_words
+
+    async def _choose_session(self) -> None:
+        stub = checkpoint_pb2_grpc.CheckpointStub(self._channels["checkpointd"])
+        reply = await stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=10)
+        known = [one.session_id for one in sorted(reply.sessions, key=lambda one: one.created_unix_nanos)]
+        self._memory.session_id = config.session_id(self.settings, known)
+
+    async def _save_if_due(self) -> None:
+        session = self._memory.session
+        ended = sum(task.ended for task in session.tasks.values())
+        now = time.monotonic()
+        level = schedule.due(self._saved, now, session.sequence, ended, self.settings.checkpoint)
+        if not level:
+            return
+        await self._memory.checkpoint(_LEVELS[level], f"event {session.sequence}")
+        self._saved = schedule.after(self._saved, level, now, session.sequence, ended)
+
+
+def _register(service: AgentService, server: grpc.aio.Server) -> None:
+    agent_pb2_grpc.add_AgentServicer_to_server(service, server)
+
+
+def main() -> int:
+    return daemon.run(AgentDaemon)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The agent's own view of selfware.toml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfware_agent.plan import Limits
+from selfware_common.settings import Settings
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a goal gets when it does not say."""
+
+    strategy: str
+    max_attempts: int
+    budget_tokens: int
+    budget_seconds: float
+
+
+def limits(settings: Settings) -> Limits:
+    """What one task may use."""
+    agent = settings.agent
+    return Limits(
+        max_steps=agent.max_steps,
+        max_reply_tokens=agent.max_reply_tokens,
+        temperature=agent.temperature,
+        check_timeout_seconds=agent.check_timeout_seconds,
+    )
+
+
+def defaults(settings: Settings) -> Defaults:
+    """What a goal gets when it does not say."""
+    agent = settings.agent
+    return Defaults(
+        strategy=agent.strategy,
+        max_attempts=agent.max_attempts,
+        budget_tokens=agent.budget_tokens,
+        budget_seconds=agent.budget_hours * 3600,
+    )
+
+
+def session_id(settings: Settings, known: list[str]) -> str:
+    """The session to continue: the configured one; with "auto" the newest known one, or "main"."""
+    if settings.system.session_id != "auto":
+        return settings.system.session_id
+    return known[-1] if known else "main"

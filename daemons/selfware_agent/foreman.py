@@ -1,0 +1,177 @@
+"""Chooses which tasks are worked on, keeps their workers, and accepts what people ask of them.
+
+A worker that fails takes the process down on purpose: the journal is the truth, and a fresh start from it is safer
+than going on with a state nobody can vouch for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+
+from selfware_agent import plan
+from selfware_agent.errors import AmbiguousTaskError, NotReadyError, QueueFullError, UnknownTaskError, WrongPhaseError
+from selfware_agent.hands import Hands
+from selfware_agent.memory import Memory
+from selfware_agent.mind import Mind
+from selfware_agent.state import Goal, Phase, Session, Task
+from selfware_agent.worker import Gate, Live, Worker
+
+
+def order(session: Session) -> list[Task]:
+    """Unfinished tasks, most urgent first: running before queued, then by priority, then by age."""
+    open_tasks = [task for task in session.tasks.values() if not task.ended]
+    return sorted(
+        open_tasks,
+        key=lambda task: (
+            task.phase is not Phase.RUNNING,
+            -task.goal.priority,
+            task.observed.accepted_unix_nanos,
+            task.task_id,
+        ),
+    )
+
+
+class Foreman:
+    """Owns the workers."""
+
+    def __init__(
+        self, memory: Memory, mind: Mind, hands: Hands, gate: Gate, limits: plan.Limits, context_tokens: int
+    ) -> None:
+        self.memory = memory
+        self.gate = gate
+        self.ready = False
+        self.max_queued_tasks = 1000
+        self.last_sentence = ""
+        self._mind = mind
+        self._hands = hands
+        self._limits = limits
+        self._context_tokens = context_tokens
+        self._workers: dict[str, Worker] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._listeners: set[Callable[[str], None]] = set()
+        self.progressed = asyncio.Event()
+
+    # What people ask.
+
+    async def accept(self, goal: Goal) -> Task:
+        """Durable before it returns; the same id again returns the task that exists."""
+        self._must_be_ready()
+        known = self.memory.session.tasks.get(goal.task_id)
+        if known is not None:
+            return known
+        waiting = sum(1 for task in self.memory.session.tasks.values() if not task.ended)
+        if waiting >= self.max_queued_tasks:
+            raise QueueFullError(count=waiting)
+        await self.memory.record("GoalAccepted", task_id=goal.task_id, goal=asdict(goal))
+        self._tell(goal.task_id, "accepted a goal")
+        return self.memory.session.tasks[goal.task_id]
+
+    async def cancel(self, prefix: str, reason: str) -> Task:
+        """Stop working on a task; what it already did stays."""
+        self._must_be_ready()
+        task = self.find(prefix)
+        if task.ended:
+            raise WrongPhaseError(task_id=task.task_id, phase=task.phase, wish="cancelled")
+        if running := self._running.pop(task.task_id, None):
+            running.cancel()
+            await asyncio.wait([running])
+        self._workers.pop(task.task_id, None)
+        await self.memory.record("TaskCancelled", task_id=task.task_id, reason=reason or "by the operator")
+        self._tell(task.task_id, "cancelled")
+        return self.find(task.task_id)
+
+    async def retry(self, prefix: str) -> Task:
+        """Begin an ended task again with a fresh budget."""
+        self._must_be_ready()
+        task = self.find(prefix)
+        if not task.ended:
+            raise WrongPhaseError(task_id=task.task_id, phase=task.phase, wish="retried before it has ended")
+        await self.memory.record("TaskRetried", task_id=task.task_id)
+        self._tell(task.task_id, "queued again")
+        return self.find(task.task_id)
+
+    def find(self, prefix: str) -> Task:
+        """By id or unique prefix."""
+        tasks = self.memory.session.tasks
+        if prefix in tasks:
+            return tasks[prefix]
+        matches = sorted(name for name in tasks if name.startswith(prefix)) if prefix else []
+        if not matches:
+            raise UnknownTaskError(task_id=prefix)
+        if len(matches) > 1:
+            raise AmbiguousTaskError(task_id=prefix, candidates=", ".join(matches[:5]))
+        return tasks[matches[0]]
+
+    def live(self, task_id: str) -> Live:
+        """What is happening to a task right now."""
+        worker = self._workers.get(task_id)
+        return worker.live if worker else Live()
+
+    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener(task_id)` on every change; returns the function that ends it."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    # One round of work.
+
+    async def round(self) -> str:
+        """Start workers for tasks that have none, surface what went wrong, say what is going on."""
+        for task_id, running in list(self._running.items()):
+            if running.done():
+                del self._running[task_id], self._workers[task_id]
+                running.result()  # raises what the worker raised
+        for task in order(self.memory.session):
+            if task.task_id not in self._running:
+                self._start(task.task_id)
+        return self.sentence()
+
+    def sentence(self) -> str:
+        """What the agent is doing, in one line."""
+        open_tasks = order(self.memory.session)
+        if not open_tasks:
+            return f"idle: {len(self.memory.session.tasks)} tasks done, waiting for a goal"
+        if not self.gate.open.is_set():
+            return self.gate.reason
+        if self.memory.trouble:
+            return self.memory.trouble
+        waiting = [task for task in open_tasks if self.live(task.task_id).approval_id]
+        if waiting and len(waiting) == len([t for t in open_tasks if t.phase is Phase.RUNNING]):
+            return f"task {waiting[0].task_id}: {self.live(waiting[0].task_id).sentence}"
+        return self.last_sentence or f"{len(open_tasks)} tasks waiting"
+
+    async def stop(self) -> None:
+        """Stop all workers where they are; the journal knows where that is."""
+        running = list(self._running.values())
+        for one in running:
+            one.cancel()
+        if running:
+            await asyncio.wait(running)
+        self._running.clear()
+
+    def _start(self, task_id: str) -> None:
+        worker = Worker(
+            task_id,
+            self.memory,
+            self._mind,
+            self._hands,
+            self.gate,
+            self._limits,
+            self._context_tokens,
+            self._tell,
+        )
+        self._workers[task_id] = worker
+        running = asyncio.create_task(worker.run(), name=f"worker {task_id}")
+        running.add_done_callback(lambda _: self.progressed.set())
+        self._running[task_id] = running
+
+    def _tell(self, task_id: str, sentence: str) -> None:
+        self.last_sentence = f"task {task_id}: {sentence}"
+        self.progressed.set()
+        for listener in tuple(self._listeners):
+            listener(task_id)
+
+    def _must_be_ready(self) -> None:
+        if not self.ready:
+            raise NotReadyError(reason="it is still recovering its session from checkpointd")

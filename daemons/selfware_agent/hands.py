@@ -1,0 +1,115 @@
+"""Proposes actions to oversightd and waits for their outcome, whatever restarts in between.
+
+The effect id was recorded in the journal before we get here, so asking again after any failure is safe: oversightd
+runs an effect once and answers every repeat with the same outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from selfware_agent.shorten import shorten
+from selfware_agent.state import Proposal, Task
+from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc
+
+MAX_OUTPUT_CHARS = 24_000
+REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+_TERMINAL = {
+    oversight_pb2.EFFECT_STATE_DONE: "done",
+    oversight_pb2.EFFECT_STATE_REFUSED: "refused",
+    oversight_pb2.EFFECT_STATE_UNKNOWN: "unknown",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an action ended; `state` is done, refused or unknown."""
+
+    state: str
+    ok: bool
+    sentence: str
+    output: str
+    whole: bool = False  # nothing of the output was left out
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The action has not ended; `approval_id` is set when a person must decide."""
+
+    sentence: str
+    approval_id: str
+
+
+class Hands:
+    """A client of selfware-oversightd."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = oversight_pb2_grpc.OversightStub(channel)
+        self.session_id = ""  # set once the session is known
+
+    async def perform(self, task: Task, proposal: Proposal, on_waiting: Callable[[Waiting], None]) -> Outcome:
+        """Wait for the outcome, for ever if need be; cancelling stops the wait, not the action."""
+        request = oversight_pb2.PerformRequest(
+            effect_id=proposal.effect_id,
+            action=to_action(proposal),
+            workspace=task.goal.workspace,
+            session_id=self.session_id,
+            task_id=task.task_id,
+            reason=f"{proposal.purpose}: {task.sentence}",
+        )
+        delay_seconds = 0.05
+        while True:
+            try:
+                async for update in self._stub.Perform(request):
+                    if update.state in _TERMINAL:
+                        return _outcome(update)
+                    delay_seconds = 0.05
+                    on_waiting(Waiting(update.sentence, update.approval_id))
+            except grpc.aio.AioRpcError as error:
+                if error.code() in REFUSALS:
+                    return Outcome("refused", False, error.details() or str(error.code()), "")
+                on_waiting(Waiting(f"waiting for oversightd: {error.details()}", ""))
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(1.0, delay_seconds * 2)
+
+
+def to_action(proposal: Proposal) -> oversight_pb2.Action:
+    """The journal's plain action as the wire's typed one."""
+    fields = dict(proposal.action)
+    tool = fields.pop("tool")
+    return oversight_pb2.Action(**{tool: _KINDS[tool](**fields)})
+
+
+def _outcome(update: oversight_pb2.PerformUpdate) -> Outcome:
+    result = update.result
+    done = update.state == oversight_pb2.EFFECT_STATE_DONE
+    return Outcome(
+        state=_TERMINAL[update.state],
+        ok=done and result.ok,
+        sentence=(result.sentence if done else "") or update.sentence,
+        output=shorten(result.output, MAX_OUTPUT_CHARS),
+        whole=len(result.output) <= MAX_OUTPUT_CHARS and len(result.output.encode()) == result.output_bytes,
+    )
+
+
+_KINDS = {
+    "run_command": oversight_pb2.RunCommand,
+    "run_code": oversight_pb2.RunCode,
+    "read_file": oversight_pb2.ReadFile,
+    "write_file": oversight_pb2.WriteFile,
+    "edit_file": oversight_pb2.EditFile,
+    "search": oversight_pb2.Search,
+    "finish": oversight_pb2.Finish,
+}

@@ -1,0 +1,165 @@
+"""The agent's memory: every event goes to checkpointd and is durable before the state moves.
+
+Owns the session (its writer epoch, its sequence, its folded state). A lost connection means waiting and appending the
+same bytes again, which checkpointd recognises; a newer writer means that this process must end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from selfware_agent import fold, state
+from selfware_agent.errors import StateUnreadableError, SupersededError
+from selfware_common import clients, events
+from selfware_common.errors import SelfwareError
+from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
+
+PIECE_BYTES = 1024 * 1024
+CALL_SECONDS = 30.0
+# A restarting or overloaded checkpointd, a full disk: all pass, and nothing may happen until they have.
+PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
+
+class Memory:
+    """One session as its only writer."""
+
+    def __init__(self, channel: grpc.aio.Channel, session_id: str) -> None:
+        self._stub = checkpoint_pb2_grpc.CheckpointStub(channel)
+        self._lock = asyncio.Lock()
+        self.session_id = session_id
+        self.epoch = 0
+        self.session = state.Session()
+        self.trouble = ""  # why the last append had to wait, for the status line
+        self.recovered_in_words = ""
+        self.checkpointed_sequence = 0
+
+    async def recover(self) -> None:
+        """Become the writer; fold the newest intact checkpoint and the events after it.
+
+        Raises grpc.aio.AioRpcError while checkpointd is away, StateUnreadableError when it holds nonsense.
+        """
+        opened = await self._stub.OpenSession(
+            checkpoint_pb2.OpenSessionRequest(
+                session_id=self.session_id, writer_id=f"selfware-agent pid {os.getpid()}"
+            ),
+            timeout=CALL_SECONDS,
+        )
+        session, skipped, used = await self._replay()
+        self.epoch = opened.epoch
+        self.session = session
+        words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
+        self.recovered_in_words = ", ".join([words, *skipped])
+
+    async def record(self, kind: str, **payload: Any) -> state.Session:
+        """Make one event durable, then fold it. Waits as long as checkpointd is away; raises SupersededError."""
+        async with self._lock:
+            event = checkpoint_pb2.Event(
+                sequence=self.session.sequence + 1,
+                kind=kind,
+                payload=events.encode(payload),
+                time_unix_nanos=time.time_ns(),
+                trace_id=clients.trace_id.get(),
+            )
+            await self._append(event)
+            self.session = _folded(self.session_id, self.session, event)
+            return self.session
+
+    async def checkpoint(
+        self, level: checkpoint_pb2.Level.ValueType, label: str
+    ) -> checkpoint_pb2.CheckpointInfo | None:
+        """Save the folded state; None when checkpointd cannot take it now (the journal has everything anyway)."""
+        async with self._lock:
+            session = self.session
+        if session.sequence == 0:
+            return None
+        try:
+            info = await self._stub.Save(self._pieces(session, level, label), timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                raise SupersededError(session_id=self.session_id) from error
+            self.trouble = f"checkpoint not saved: {error.details()}"
+            return None
+        self.checkpointed_sequence = session.sequence
+        return info
+
+    async def _append(self, event: checkpoint_pb2.Event) -> None:
+        request = checkpoint_pb2.AppendRequest(session_id=self.session_id, epoch=self.epoch, events=[event])
+        delay_seconds = 0.05
+        while True:
+            try:
+                await self._stub.Append(request, timeout=CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in PASSING:
+                    raise _refused(self.session_id, error) from error
+                self.trouble = f"waiting for checkpointd: {error.details()}"
+                await asyncio.sleep(delay_seconds)
+                delay_seconds = min(1.0, delay_seconds * 2)
+            else:
+                self.trouble = ""
+                return
+
+    async def _pieces(
+        self, session: state.Session, level: checkpoint_pb2.Level.ValueType, label: str
+    ) -> AsyncIterator[checkpoint_pb2.SaveRequest]:
+        header = checkpoint_pb2.SaveHeader(
+            session_id=self.session_id, epoch=self.epoch, level=level, sequence=session.sequence, label=label
+        )
+        yield checkpoint_pb2.SaveRequest(header=header)
+        data = session.encode()
+        for start in range(0, len(data), PIECE_BYTES):
+            yield checkpoint_pb2.SaveRequest(data=data[start : start + PIECE_BYTES])
+
+    async def _replay(self) -> tuple[state.Session, list[str], str]:
+        request = checkpoint_pb2.RecoverRequest(session_id=self.session_id)
+        session, skipped, used, data = state.Session(), [], "", bytearray()
+        decoded = False
+        async for reply in self._stub.Recover(request, timeout=600):
+            part = reply.WhichOneof("part")
+            if part == "header":
+                skipped = list(reply.header.skipped)
+                used = reply.header.checkpoint.checkpoint_id
+            elif part == "data":
+                data += reply.data
+            elif part == "event":
+                if data and not decoded:
+                    session, decoded = _decoded(self.session_id, bytes(data)), True
+                session = _folded(self.session_id, session, reply.event)
+        if data and not decoded:
+            session = _decoded(self.session_id, bytes(data))
+        return session, skipped, used
+
+
+def _decoded(session_id: str, data: bytes) -> state.Session:
+    try:
+        return state.decode(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateUnreadableError(session_id=session_id, problem=f"bad checkpoint state: {error}") from error
+
+
+def _folded(session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
+    try:
+        return fold.fold(session, event.sequence, event.kind, events.decode(event.payload), event.time_unix_nanos)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateUnreadableError(session_id=session_id, problem=f"bad event {event.sequence}: {error}") from error
+
+
+def _refused(session_id: str, error: grpc.aio.AioRpcError) -> SelfwareError:
+    """What a definite no to an append means: with one writer per session, that there is another one."""
+    if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
+        return SupersededError(session_id=session_id)
+    return StateUnreadableError(session_id=session_id, problem=error.details() or str(error.code()))

@@ -1,0 +1,145 @@
+"""The gRPC face of the agent: goals in, progress out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from selfware_agent.config import Defaults
+from selfware_agent.errors import BadGoalError
+from selfware_agent.foreman import Foreman
+from selfware_agent.state import Goal, Phase, Task
+from selfware_common.rpc import agent_pb2, agent_pb2_grpc
+from selfware_common.rpc.inference_pb2 import Priority
+
+MAX_GOAL_CHARS = 100_000
+MIN_PUSH_SECONDS = 0.1
+
+_STATES = {
+    Phase.QUEUED: agent_pb2.TASK_STATE_QUEUED,
+    Phase.RUNNING: agent_pb2.TASK_STATE_RUNNING,
+    Phase.SOLVED: agent_pb2.TASK_STATE_SOLVED,
+    Phase.FAILED: agent_pb2.TASK_STATE_FAILED,
+    Phase.CANCELLED: agent_pb2.TASK_STATE_CANCELLED,
+}
+
+
+class AgentService(agent_pb2_grpc.AgentServicer):
+    """Translates; decides nothing."""
+
+    def __init__(self, foreman: Foreman, defaults: Defaults) -> None:
+        self._foreman = foreman
+        self._defaults = defaults
+
+    async def Submit(self, request: agent_pb2.SubmitRequest, context: Any) -> agent_pb2.Task:
+        return self._task(await self._foreman.accept(to_goal(request, self._defaults)))
+
+    async def ListTasks(self, request: agent_pb2.ListTasksRequest, context: Any) -> agent_pb2.ListTasksReply:
+        tasks = self._foreman.memory.session.tasks.values()
+        ordered = sorted(tasks, key=lambda task: (task.observed.accepted_unix_nanos, task.task_id))
+        session_id = self._foreman.memory.session_id
+        return agent_pb2.ListTasksReply(tasks=[self._task(task) for task in ordered], session_id=session_id)
+
+    async def GetTask(self, request: agent_pb2.GetTaskRequest, context: Any) -> agent_pb2.Task:
+        return self._task(self._foreman.find(request.task_id))
+
+    async def CancelTask(self, request: agent_pb2.CancelTaskRequest, context: Any) -> agent_pb2.Task:
+        return self._task(await self._foreman.cancel(request.task_id, request.reason))
+
+    async def RetryTask(self, request: agent_pb2.RetryTaskRequest, context: Any) -> agent_pb2.Task:
+        return self._task(await self._foreman.retry(request.task_id))
+
+    async def Watch(self, request: agent_pb2.WatchRequest, context: Any) -> AsyncIterator[agent_pb2.Progress]:
+        """At most ten pushes a second per task: tokens come faster than anybody reads."""
+        only = self._foreman.find(request.task_id).task_id if request.task_id else ""
+        tasks = self._foreman.memory.session.tasks
+        dirty: dict[str, None] = dict.fromkeys([only] if only else list(tasks))
+        wake = asyncio.Event()
+        wake.set()
+
+        def listener(task_id: str) -> None:
+            if not only or task_id == only:
+                dirty[task_id] = None
+                wake.set()
+
+        unlisten = self._foreman.listen(listener)
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                batch = list(dirty)
+                dirty.clear()
+                for task_id in batch:
+                    yield self._progress(self._foreman.find(task_id))
+                await asyncio.sleep(MIN_PUSH_SECONDS)
+        finally:
+            unlisten()
+
+    def _progress(self, task: Task) -> agent_pb2.Progress:
+        live = self._foreman.live(task.task_id)
+        return agent_pb2.Progress(
+            task=self._task(task),
+            sentence=task.sentence if task.ended else live.sentence or task.sentence,
+            sequence=self._foreman.memory.session.sequence,
+            tokens_per_second=live.tokens_per_second,
+            stream_tokens=live.stream_tokens,
+        )
+
+    def _task(self, task: Task) -> agent_pb2.Task:
+        live = self._foreman.live(task.task_id)
+        waiting = bool(live.approval_id) and not task.ended
+        return agent_pb2.Task(
+            task_id=task.task_id,
+            goal=task.goal.text,
+            workspace=task.goal.workspace,
+            check=task.goal.check,
+            state=agent_pb2.TASK_STATE_WAITING if waiting else _STATES[task.phase],
+            verified=task.verified,
+            sentence=task.sentence if task.ended else live.sentence or task.sentence,
+            attempt=task.attempt,
+            steps=task.requests,
+            prompt_tokens=task.prompt_tokens,
+            completion_tokens=task.completion_tokens,
+            accepted_unix_nanos=task.observed.accepted_unix_nanos,
+            started_unix_nanos=task.observed.started_unix_nanos,
+            ended_unix_nanos=task.observed.ended_unix_nanos,
+            commit=task.observed.commit,
+            waiting_approval_id=live.approval_id if waiting else "",
+            priority=Priority.ValueType(task.goal.priority),
+        )
+
+
+def to_goal(request: agent_pb2.SubmitRequest, defaults: Defaults) -> Goal:
+    """Check what a person asked for and fill in the defaults; raises BadGoalError."""
+    text = request.goal.strip()
+    if not text:
+        raise BadGoalError(problem="it has no text")
+    if len(text) > MAX_GOAL_CHARS:
+        raise BadGoalError(problem=f"its text has {len(text)} characters, the limit is {MAX_GOAL_CHARS}")
+    if not Path(request.workspace).is_absolute():
+        raise BadGoalError(problem=f"the workspace '{request.workspace}' is not an absolute path")
+    for path in (*request.target_paths, *request.context_paths):
+        if Path(path).is_absolute() or ".." in Path(path).parts or not path:
+            raise BadGoalError(problem=f"the path '{path}' is not relative to the workspace")
+    task_id = request.goal_id or f"task-{time.strftime('%y%m%d')}-{uuid.uuid4().hex[:6]}"
+    if not all(char.isalnum() or char in "-_." for char in task_id) or len(task_id) > 80:
+        raise BadGoalError(problem=f"the id '{task_id}' may hold only letters, digits, '-', '_' and '.'")
+    may_sample = defaults.strategy in {"sample", "auto"}
+    return Goal(
+        task_id=task_id,
+        text=text,
+        workspace=request.workspace,
+        check=tuple(request.check),
+        priority=request.priority or Priority.PRIORITY_NORMAL,
+        budget_tokens=request.budget_tokens or defaults.budget_tokens,
+        budget_seconds=request.budget_seconds or defaults.budget_seconds,
+        max_attempts=request.max_attempts or defaults.max_attempts,
+        context_paths=tuple(request.context_paths),
+        target_paths=tuple(request.target_paths),
+        commit=request.commit,
+        sample=may_sample and bool(request.check) and len(request.target_paths) == 1,
+    )

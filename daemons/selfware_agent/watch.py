@@ -1,0 +1,58 @@
+"""Follows what the neighbours publish: the operator's pause from oversightd, pressure from resourced.
+
+Both only open or close the gate in front of the next step. A neighbour that is away changes nothing: the last known
+fact stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+
+from selfware_agent.worker import Gate
+from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc, resource_pb2, resource_pb2_grpc
+
+AGAIN_SECONDS = 0.5
+
+
+class Watch:
+    """Owns the gate's two reasons to be closed."""
+
+    def __init__(self, gate: Gate, oversight: grpc.aio.Channel, resource: grpc.aio.Channel) -> None:
+        self._gate = gate
+        self._oversight = oversight_pb2_grpc.OversightStub(oversight)
+        self._resource = resource_pb2_grpc.ResourceStub(resource)
+        self._paused = ""
+        self._pressed = ""
+
+    async def control(self) -> None:
+        """For ever: the operator's pause."""
+        while True:
+            try:
+                async for fact in self._oversight.WatchControl(oversight_pb2.WatchControlRequest()):
+                    self._paused = f"paused by the operator: {fact.reason or 'no reason given'}" if fact.paused else ""
+                    self._apply()
+            except grpc.aio.AioRpcError:
+                pass  # it is restarting: wait for it
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def pressure(self) -> None:
+        """For ever: no new step while the machine is in an emergency."""
+        while True:
+            try:
+                async for reading in self._resource.Watch(resource_pb2.WatchRequest()):
+                    emergency = reading.pressure >= resource_pb2.PRESSURE_EMERGENCY
+                    self._pressed = f"paused: {reading.sentence}" if emergency else ""
+                    self._apply()
+            except grpc.aio.AioRpcError:
+                pass  # it is restarting: wait for it
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def _apply(self) -> None:
+        self._gate.reason = self._paused or self._pressed
+        if self._gate.reason:
+            self._gate.open.clear()
+        else:
+            self._gate.open.set()

@@ -16,6 +16,10 @@ USERNS = (
     "Allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu "
     "sysctl kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for bwrap."
 )
+CHROOT = (
+    "The kernel makes no user namespaces in a chroot: enter the directory with systemd-nspawn, "
+    "or with unshare --mount and pivot_root."
+)
 OLDEST = (0, 5)
 NEED = ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"]
 
@@ -50,13 +54,19 @@ def probe() -> Probe:
         attempt = _sandbox(features)
     if attempt.returncode:
         said = " ".join(attempt.stderr.split()) or f"it exited with status {attempt.returncode}"
-        return Probe(False, f"bubblewrap failed: {said}.", USERNS)
+        return Probe(False, f"bubblewrap failed: {said.rstrip('.')}.", CHROOT if _is_chroot() else USERNS)
     return Probe(True, f"bubblewrap {_dotted(version)} works", features=features)
+
+
+def _is_chroot() -> bool:
+    """Whether our root directory is not the mount at the top of our mount namespace."""
+    with Path("/proc/self/mountinfo").open(encoding="utf-8") as file:
+        return not any(line.split()[4] == "/" for line in file)
 
 
 def _sandbox(features: Features) -> subprocess.CompletedProcess[str]:
     more = ["--disable-userns"] if features.disable_userns else []
-    mounts = ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
+    mounts = ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/proc"]
     return _run(BWRAP, *NEED, *more, "--die-with-parent", "--cap-drop", "ALL", *mounts, "/bin/true")
 
 

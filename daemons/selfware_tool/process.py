@@ -17,6 +17,7 @@ from .words import Ending
 
 CHUNK_BYTES = 1 << 16
 DRAIN_SECONDS = 5.0
+FIRST_TO_GO = 800  # oom_score_adj of an action: when memory runs out, it goes before any daemon
 
 
 class SandboxFailedError(Exception):
@@ -167,7 +168,23 @@ def spawn(argv: list[str], inherited: list[int], stdin_fd: int, output_fd: int) 
         (os.POSIX_SPAWN_DUP2, output_fd, 2),
     ]
     default = [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ]
-    return os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsigmask=[], setsigdef=default)
+    own = _swap_oom_score(FIRST_TO_GO)
+    try:
+        return os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsigmask=[], setsigdef=default)
+    finally:
+        _swap_oom_score(own)
+
+
+def _swap_oom_score(score: int) -> int:
+    """Set this process's place in the queue for the out-of-memory killer; children inherit it. Returns the old one."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        old = int(os.read(fd, 32))
+        if score != old:
+            os.pwrite(fd, str(score).encode(), 0)
+        return old
+    finally:
+        os.close(fd)
 
 
 def _descendants(pid: int) -> list[int]:

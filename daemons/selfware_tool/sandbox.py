@@ -16,9 +16,8 @@ TOOL_DIRECTORY = "/run/selfware"  # inside the sandbox: files of ours
 IDENTITY = "Selfware"
 
 # The command waits for a line on its standard input before it begins. If the runner dies before bubblewrap has asked
-# the kernel to die with it, that line never comes, and nothing runs. An action is also the first to go when memory
-# runs out.
-GATE = 'read -r go || exit 125; echo 800 >/proc/self/oom_score_adj; exec "$@" </dev/null'
+# the kernel to die with it, that line never comes, and nothing runs.
+GATE = 'read -r go || exit 125; exec "$@" </dev/null'
 
 
 class Mount(NamedTuple):
@@ -77,7 +76,9 @@ def bwrap_argv(spec: SandboxSpec, command: tuple[str, ...]) -> list[str]:
         *_mounts(spec.pins),
         *_mounts(within),
         *(word for file in spec.files for word in ("--perms", "0444", "--file", str(file.fd), file.path)),
-        *("--remount-ro", "/dev", "--remount-ro", "/"),
+        # /proc above all: root owns the kernel's settings there even without capabilities, so a writable one would let
+        # an action that runs as root have the kernel start a program of its choice outside.
+        *("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"),
         *("--chdir", spec.cwd),
         "--",
         *_limits(spec.limits),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -129,3 +130,27 @@ _WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true
 def _name(value: Any) -> str:
     names = {dict: "a table", list: "a list", **_WORDS}
     return names.get(type(value), type(value).__name__)
+
+
+def render(value: Any, prefix: str = "") -> str:
+    """A settings dataclass as commented TOML: each key under its sentence, tables after plain keys."""
+    plain, tables = [], []
+    for field in dataclasses.fields(value):
+        item, why = getattr(value, field.name), field.metadata.get("why", "")
+        if dataclasses.is_dataclass(item):
+            name = f"{prefix}{field.name}"
+            body = render(item, f"{name}.")
+            tables.append(f"# {why}\n[{name}]\n{body}")
+        else:
+            limits = f" One of: {', '.join(field.metadata['choices'])}." if "choices" in field.metadata else ""
+            plain.append(f"# {why}{limits}\n{field.name} = {toml_value(item)}\n")
+    return "".join(plain) + "".join(f"\n{table}" for table in tables)
+
+
+def toml_value(item: Any) -> str:
+    """One plain value in TOML's notation; JSON strings are valid TOML basic strings."""
+    if isinstance(item, tuple):
+        return "[" + ", ".join(toml_value(one) for one in item) + "]"
+    if isinstance(item, dict):
+        return "{ " + ", ".join(f"{key} = {toml_value(one)}" for key, one in item.items()) + " }"
+    return json.dumps(item)

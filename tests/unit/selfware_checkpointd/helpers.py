@@ -1,0 +1,30 @@
+"""Events and states for the checkpointd tests."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from selfware_checkpointd.segment import Record
+
+
+def event(sequence: int, payload: bytes = b"", epoch: int = 1, kind: str = "StepDone") -> Record:
+    return Record(
+        epoch, sequence, 1_700_000_000_000_000_000 + sequence, kind, payload or b"event %d" % sequence, "ab" * 16
+    )
+
+
+def events(first: int, last: int) -> list[Record]:
+    return [event(sequence) for sequence in range(first, last + 1)]
+
+
+def state(seed: int, size: int = 400_000) -> bytes:
+    """Bytes that do not compress, so that a flipped one always hits something that matters."""
+    return random.Random(seed).randbytes(size)
+
+
+def flip(path: Path, offset: int) -> None:
+    """Invert one byte of a file; a negative offset counts from the end."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)

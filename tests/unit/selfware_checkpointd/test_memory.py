@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from selfware_checkpointd.errors import SessionNotFoundError, StaleWriterError
+from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.memory import Memory, Opened
+from tests.unit.selfware_checkpointd.helpers import event, events, state
+
+
+def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
+    async def before() -> None:
+        memory = Memory(tmp_path)
+        assert await memory.open_session("s", "agent 1") == Opened(1, 0)
+        assert await memory.append("s", 1, events(1, 5)) == 5
+        await memory.save("s", 1, Level.TASK, 3, state(3), "task done")
+        await memory.close()
+
+    async def after() -> None:
+        memory = Memory(tmp_path)
+        assert await memory.open_session("s", "agent 2") == Opened(2, 5)
+        recovery = await memory.recover("s")
+        assert recovery.state == state(3) and [record.sequence for record in recovery.events] == [4, 5]
+        (summary,) = await memory.summaries()
+        assert (summary.session_id, summary.epoch, summary.last_sequence, summary.checkpoints) == ("s", 2, 5, 1)
+        assert await memory.maintain({Level.TASK: 3}) == (
+            "compressed 0 journal segments, deleted 0 checkpoints, freed 0 bytes"
+        )
+        assert memory.notes == []
+        await memory.close()
+
+    asyncio.run(before())
+    asyncio.run(after())
+
+
+def test_a_stale_writer_can_neither_append_nor_save(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path)
+        await memory.open_session("s", "one")
+        await memory.append("s", 1, [event(1)])
+        waiting = asyncio.create_task(memory.append("s", 1, [event(2)]))
+        opened = await memory.open_session("s", "two")
+        landed = not isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], StaleWriterError)
+        assert opened.last_sequence == (2 if landed else 1), "what the old writer was promised, the new one sees"
+        with pytest.raises(StaleWriterError):
+            await memory.append("s", 1, [event(3)])
+        with pytest.raises(StaleWriterError):
+            await memory.save("s", 1, Level.TASK, 1, b"state", "")
+        await memory.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_unknown_session_is_refused_everywhere(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path)
+        with pytest.raises(SessionNotFoundError):
+            await memory.append("s", 1, [event(1)])
+        with pytest.raises(SessionNotFoundError):
+            await memory.recover("s")
+        await memory.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_journal_cut_behind_its_checkpoint_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path)
+        await memory.open_session("s", "one")
+        await memory.append("s", 1, events(1, 3))
+        await memory.save("s", 1, Level.TASK, 3, state(3), "")
+        await memory.close()
+        (tmp_path / "sessions/s/journal/00000000000000000001.wal").unlink()
+        again = Memory(tmp_path)
+        assert await again.open_session("s", "two") == Opened(2, 3)
+        assert await again.append("s", 2, [event(4, epoch=2)]) == 4
+        assert [record.sequence for record in (await again.recover("s")).events] == [4]
+        await again.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_follower_sees_what_lands(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path)
+        await memory.open_session("s", "one")
+        follower = asyncio.create_task(memory.wait_beyond("s", 0))
+        await memory.append("s", 1, [event(1)])
+        await asyncio.wait_for(follower, 5)
+        assert list(memory.read("s", 0)) == [event(1)]
+        await memory.close()
+
+    asyncio.run(scenario())

@@ -2,7 +2,8 @@
 
 The idea: state = fold(events). Every event is durable before it is acknowledged; a checkpoint is the folded state
 after event N; recovery is the newest intact checkpoint plus the events after N. The rest of this package is
-``segment`` and ``journal`` (events on disk), ``group_commit`` (many callers, one fdatasync), ``sessions`` (one
-writer at a time), ``chunking``, ``packs``, ``manifest``, ``store`` (checkpoints), ``retention`` (what may go),
-``recovery`` (where to go on) and ``memory`` (all of it behind one object). The core never logs: it returns sentences.
+``segment``, ``sealing``, ``reopening`` and ``journal`` (events on disk), ``group_commit`` (many callers, one
+fdatasync), ``sessions`` (one writer at a time), ``chunking``, ``packs``, ``manifest``, ``catalog`` and ``store``
+(checkpoints), ``retention`` (what may go), ``recovery`` (where to go on) and ``memory`` (all of it behind one
+object). The core never logs: it returns sentences.
 """

@@ -150,5 +150,7 @@ class Catalog:
             return PackIndex([], "", None, f"its file {path.name} is missing")
         try:
             return read_index(file, number)
+        except OSError as error:
+            return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
         finally:
             os.close(file)

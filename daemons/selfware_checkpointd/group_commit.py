@@ -22,7 +22,7 @@ from selfware_common.errors import SelfwareError
 
 MAX_SUBMISSIONS = 1024
 MAX_BYTES_IN_LOOP = 256 * 1024
-QUICK_SECONDS = 0.003
+QUICK_SECONDS = 0.001
 
 Waiting = list[tuple[Sequence[Record], asyncio.Future[None]]]
 Outcomes = list[SelfwareError | None]

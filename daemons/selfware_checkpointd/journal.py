@@ -30,17 +30,8 @@ from selfware_checkpointd.errors import (
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
-from selfware_checkpointd.segment import (
-    HEADER_BYTES,
-    Placed,
-    Record,
-    Scan,
-    decode_record,
-    encode_header,
-    encode_record,
-    refuse_other_version,
-    scan,
-)
+from selfware_checkpointd.reopening import reopen
+from selfware_checkpointd.segment import HEADER_BYTES, Record, decode_record, encode_header, encode_record, scan
 from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -81,9 +72,7 @@ class Journal:
         self._durable_bytes = 0
         self._offsets = array("Q")  # of the records in the segment being written
         try:
-            make_directory(directory)
-            remove_leftovers(directory)
-            self._open_newest()
+            self._open()
         except OSError as error:
             raise disk_error(error, f"the journal of session {session_id}", directory) from error
 
@@ -142,7 +131,7 @@ class Journal:
         place = ("its first segment", 0)
         for first in firsts[max(0, bisect_right(firsts, expected) - 1) :]:
             is_newest = first == firsts[-1]
-            data = self._segment(first, limit if is_newest else None)
+            data = sealing.read_segment(self._directory, first, limit if is_newest else None)
             found = scan(data, first, start, expected) if is_newest and start else scan(data, first)
             place = (sealing.plain_path(self._directory, first).name, found.bad_offset or 0)
             for placed in found.records:
@@ -171,54 +160,19 @@ class Journal:
             self._close_file()
             self._stopped = JournalStoppedError(session_id=self.session_id, reason="it was closed")
 
-    # ---- opening
-
-    def _open_newest(self) -> None:
-        self._firsts = sealing.first_sequences(self._directory)
-        while self._firsts:
-            first = self._firsts[-1]
-            data = self._segment(first, None)
-            found = scan(data, first)
-            plain = sealing.plain_path(self._directory, first)
-            if found.is_torn and plain.exists():
-                self._cut(plain, data, found)
-                if found.bad_offset == 0:
-                    continue
-                data, found = data[: found.bad_offset], Scan(found.records[: found.after_damage], None, 0)
-            self._last = found.records[-1].record.sequence if found.records else first - 1
-            if found.bad_offset is not None:
-                self._note_damage(plain.name, found, first)
-            elif plain.exists():
-                self._continue(plain, len(data), found.records)
-            return
-
-    def _cut(self, plain: Path, data: bytes, found: Scan) -> None:
-        offset = found.bad_offset or 0
-        kept = found.records[: found.after_damage]
-        last = kept[-1].record.sequence if kept else self._firsts[-1] - 1
-        if offset == 0:
-            plain.unlink()
-            sync_directory(self._directory)
-            self._firsts.pop()
-        else:
-            os.truncate(plain, offset)
-        self.opened.append(
-            f"journal of {self.session_id}: cut {len(data) - offset} unfinished bytes off {plain.name} at byte "
-            f"{offset}; the last event is {last}"
-        )
-
-    def _note_damage(self, name: str, found: Scan, first: int) -> None:
-        kept = found.records[: found.after_damage]
-        last_good = kept[-1].record.sequence if kept else first - 1
-        beyond = found.records[found.after_damage :]
-        self.damage = self._corrupt(name, found.bad_offset or 0, last_good)
-        self._damage_until = beyond[0].record.sequence - 1 if beyond else last_good + 1
-
-    def _continue(self, plain: Path, size: int, records: list[Placed]) -> None:
-        self._file = os.open(plain, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        self._sync(self._file)  # what a killed predecessor wrote and did not sync is read by others from now on
-        self._durable_bytes = size
-        self._offsets = array("Q", (placed.offset for placed in records))
+    def _open(self) -> None:
+        make_directory(self._directory)
+        remove_leftovers(self._directory)
+        found = reopen(self._directory, self.session_id)
+        self.opened, self._firsts, self._last = found.repaired, found.firsts, found.last
+        if found.damage is not None:
+            self.damage = self._corrupt(found.damage.segment, found.damage.offset, found.damage.last_good)
+            self._damage_until = found.damage.until
+        if found.size_bytes:
+            path = sealing.plain_path(self._directory, found.firsts[-1])
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            self._sync(self._file)  # what a killed predecessor wrote and did not sync is readable from now on
+            self._durable_bytes, self._offsets = found.size_bytes, array("Q", found.offsets)
 
     # ---- appending
 
@@ -264,7 +218,7 @@ class Journal:
             placed = decode_record(os.pread(self._file, end - start, start), 0)
             return placed.record if placed else None
         first = self._firsts[max(0, bisect_right(self._firsts, sequence) - 1)]
-        for placed in scan(self._segment(first, None), first).records:
+        for placed in scan(sealing.read_segment(self._directory, first), first).records:
             if placed.record.sequence == sequence:
                 return placed.record
         return None
@@ -332,11 +286,6 @@ class Journal:
         if self._file == NO_FILE or not 0 <= sequence - self._firsts[-1] < len(self._offsets):
             return 0
         return self._offsets[sequence - self._firsts[-1]]
-
-    def _segment(self, first: int, limit: int | None) -> bytes:
-        data = sealing.read_segment(self._directory, first, limit)
-        refuse_other_version(data, sealing.plain_path(self._directory, first))
-        return data
 
     def _corrupt(self, name: str, offset: int, last_good: int) -> JournalCorruptError:
         return JournalCorruptError(session_id=self.session_id, segment=name, offset=offset, last_good=last_good)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import zstandard
 
+from selfware_checkpointd.errors import StorageError
 from selfware_checkpointd.files import sync_directory, write_durably
+from selfware_checkpointd.segment import refuse_other_version
 
 PLAIN = ".wal"
 COMPRESSED = ".wal.zst"
@@ -54,14 +56,24 @@ def compress(directory: Path, first_sequence: int) -> int:
 
 def read_segment(directory: Path, first_sequence: int, limit: int | None = None) -> bytes:
     """The segment's bytes: plain up to limit, or what a (perhaps damaged) compressed one still gives."""
+    plain = plain_path(directory, first_sequence)
+    try:
+        data = _read_either(plain, compressed_path(directory, first_sequence), limit)
+    except OSError as error:
+        raise StorageError(what="read the journal", path=plain, reason=error.strerror or str(error)) from error
+    refuse_other_version(data, plain)
+    return data
+
+
+def _read_either(plain: Path, compressed: Path, limit: int | None) -> bytes:
     for _ in range(2):  # sealing may rename between the two tries
         try:
-            with plain_path(directory, first_sequence).open("rb") as file:
+            with plain.open("rb") as file:
                 return file.read(-1 if limit is None else limit)
         except FileNotFoundError:
             pass
         try:
-            return _decompress(compressed_path(directory, first_sequence))
+            return _decompress(compressed)
         except FileNotFoundError:
             continue
     return b""

@@ -34,6 +34,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 from selfware_checkpointd.errors import FormatVersionError, InvalidRecordError
@@ -49,9 +50,11 @@ MAX_RECORD_BYTES = 64 * 1024 * 1024
 _CHECKSUM = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One event of a session; the payload is the writer's business."""
+class Record(NamedTuple):
+    """One event of a session; the payload is the writer's business.
+
+    A named tuple and not a frozen dataclass, because it is made in a quarter of the time, once per event.
+    """
 
     epoch: int
     sequence: int
@@ -104,21 +107,17 @@ def header_is_good(data: bytes, first_sequence: int) -> bool:
 
 def encode_record(record: Record, batch_offset: int) -> bytes:
     """The bytes of one record, written as part of the batch that begins at batch_offset."""
+    epoch, sequence, time_unix_nanos, kind_text, payload, trace_text = record
     try:
-        kind, trace_id = record.kind.encode(), record.trace_id.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRecordError(sequence=record.sequence, problem=error.reason) from error
-    length = RECORD_HEAD_BYTES + len(kind) + len(trace_id) + len(record.payload)
+        kind, trace_id = kind_text.encode(), trace_text.encode()
+        length = RECORD_HEAD_BYTES + len(kind) + len(trace_id) + len(payload)
+        head = RECORD_HEAD.pack(length, batch_offset, epoch, sequence, time_unix_nanos, len(kind), len(trace_id))
+    except (UnicodeEncodeError, struct.error) as error:
+        raise InvalidRecordError(sequence=sequence, problem=str(error)) from error
     if length > MAX_RECORD_BYTES:
         problem = f"it has {length} bytes and the limit is {MAX_RECORD_BYTES}"
-        raise InvalidRecordError(sequence=record.sequence, problem=problem)
-    try:
-        head = RECORD_HEAD.pack(
-            length, batch_offset, record.epoch, record.sequence, record.time_unix_nanos, len(kind), len(trace_id)
-        )
-    except struct.error as error:
-        raise InvalidRecordError(sequence=record.sequence, problem=str(error)) from error
-    body = head + kind + trace_id + record.payload
+        raise InvalidRecordError(sequence=sequence, problem=problem)
+    body = head + kind + trace_id + payload
     return MARK + _CHECKSUM.pack(crc32(body)) + body
 
 

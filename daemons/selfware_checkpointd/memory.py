@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfware_checkpointd.errors import SessionNotFoundError
+from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
@@ -157,7 +157,8 @@ class Memory:
         for session_id in self.sessions.all():
             try:
                 session, journal = self.sessions.get(session_id), self.journal(session_id)
-            except SessionNotFoundError:
+            except (SessionNotFoundError, SessionCorruptError, FormatVersionError) as error:
+                self.notes.append(error.sentence)
                 continue
             found.append(
                 Summary(

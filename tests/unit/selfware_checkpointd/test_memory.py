@@ -94,3 +94,18 @@ def test_a_follower_sees_what_lands(tmp_path: Path) -> None:
         await memory.close()
 
     asyncio.run(scenario())
+
+
+def test_one_damaged_session_does_not_hide_the_others(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path)
+        await memory.open_session("a", "one")
+        await memory.open_session("b", "one")
+        await memory.close()
+        (tmp_path / "sessions/a/writer").write_bytes(b"rubbish")
+        again = Memory(tmp_path)
+        assert [summary.session_id for summary in await again.summaries()] == ["b"]
+        assert "writer record of session a is damaged" in again.notes[0]
+        await again.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,47 @@
+"""What selfware.toml and the directory layout mean for oversight: rules, timeouts, forbidden places."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from selfware_common.paths import Paths
+from selfware_common.settings import Settings
+from selfware_oversightd.policy import Rules
+
+KEPT_OUTPUT_BYTES = 64 * 1024  # head and tail of what an action printed
+WORKSPACES = "workspaces"  # the one place in the state directory where a workspace may lie
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How long a question stands, and what silence means."""
+
+    timeout_seconds: float
+    reject_on_timeout: bool
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The operator's lists."""
+    policy = settings.intervention.policy
+    return Rules(
+        auto_reject=policy.auto_reject.patterns,
+        require_approval=policy.require_approval.patterns,
+        auto_approve=policy.auto_approve.patterns,
+        may_ask=settings.intervention.enabled,
+    )
+
+
+def asking_of(settings: Settings) -> Asking:
+    """The operator's patience."""
+    intervention = settings.intervention
+    return Asking(intervention.default_timeout_seconds, intervention.policy.default_on_timeout == "Reject")
+
+
+def forbidden_places(where: Paths, workspace: str) -> tuple[str, ...]:
+    """What neither a workspace nor an action may see: our own state, sockets and configuration."""
+    places = [str(where.run.absolute()), str(where.config.absolute())]
+    allowed = os.path.realpath(where.state / WORKSPACES)
+    if not os.path.realpath(workspace).startswith(allowed + os.sep):
+        places.append(str(where.state.absolute()))
+    return tuple(places)

@@ -1,0 +1,127 @@
+"""Runs one effect of the ledger through the tool runner, or finds it again after we were killed.
+
+Everything that makes a repeat harmless lies in the effect directory (the runner's lock, its O_EXCL `started`); this is
+the bridge to it: ledger record in, outcome out. Owns the effect directories' beginning and removal, never their
+content.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+from pathlib import Path
+
+import orjson
+
+from selfware_common.errors import DiskFullError
+from selfware_common.paths import Paths
+from selfware_oversightd.config import KEPT_OUTPUT_BYTES, forbidden_places
+from selfware_oversightd.errors import ToolFailedError
+from selfware_oversightd.records import EffectRecord, Outcome, State
+from selfware_tool import launcher
+from selfware_tool.effect import EffectPaths, EffectState, EffectStatus, inspect, read_output
+from selfware_tool.errors import ActionRefusedError, EffectChangedError
+from selfware_tool.probe import Probe, probe
+from selfware_tool.request import Limits, Request
+
+MAX_LAUNCHES = 3
+
+
+class Tools:
+    """The tool runner as this daemon uses it."""
+
+    def __init__(self, where: Paths) -> None:
+        """Looks for the sandbox; one that is missing now is looked for again when it is needed."""
+        self._where = where
+        self.effects = where.state_of("oversightd") / "effects"
+        self._python = launcher.python_home()
+        self.sandbox: Probe = probe()
+
+    def require_sandbox(self) -> None:
+        """Raises SandboxUnavailableError."""
+        if not self.sandbox.available:
+            self.sandbox = probe()
+        self.sandbox.require()
+
+    def problem(self, record: EffectRecord) -> str:
+        """Why it can never be run as it is, or ''."""
+        try:
+            launcher.check(self._request(record))
+        except ActionRefusedError as error:
+            return error.sentence
+        return ""
+
+    async def run(self, record: EffectRecord) -> Outcome:
+        """Start it, or find it running or ended, and say how it ended. Harmless to repeat."""
+        directory = self.effects / record.effect_id
+        for _ in range(MAX_LAUNCHES):
+            if inspect(directory).state is EffectState.NOT_STARTED:
+                self.require_sandbox()
+                try:
+                    self._start(record)
+                except ActionRefusedError as error:
+                    return Outcome(State.REFUSED, f"not run: {error.sentence}")
+            status = await launcher.wait_async(directory)
+            if status.state is not EffectState.NOT_STARTED:
+                return _outcome(directory, status)
+        log = Path(EffectPaths(str(directory)).runner_log)
+        said = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.exists() else []
+        raise ToolFailedError(effect_id=record.effect_id, reason=said[0] if said else "it ended before it began")
+
+    def remove(self, effect_id: str) -> None:
+        """Its result is in the ledger."""
+        shutil.rmtree(self.effects / effect_id, ignore_errors=True)
+
+    def left_over(self) -> list[str]:
+        """Effects that still have a directory."""
+        return sorted(path.name for path in self.effects.iterdir()) if self.effects.is_dir() else []
+
+    def _start(self, record: EffectRecord) -> None:
+        request = self._request(record)
+        try:
+            launcher.launch(self._prepare(request))
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DiskFullError(what=f"the action {record.effect_id}", path=self.effects) from error
+            raise ToolFailedError(effect_id=record.effect_id, reason=error.strerror or str(error)) from error
+        except subprocess.CalledProcessError as error:
+            raise ToolFailedError(effect_id=record.effect_id, reason=str(error)) from error
+
+    def _prepare(self, request: Request) -> Path:
+        try:
+            return launcher.prepare(self.effects, request)
+        except EffectChangedError:
+            # The action is the same, by its digest; Selfware or its Python moved since the request was written.
+            Path(EffectPaths(str(self.effects / request.effect_id)).request).unlink()
+            return launcher.prepare(self.effects, request)
+
+    def _request(self, record: EffectRecord) -> Request:
+        return Request(
+            effect_id=record.effect_id,
+            action=orjson.loads(record.canonical),
+            workspace=record.workspace,
+            python=self._python,
+            limits=Limits(output_bytes=KEPT_OUTPUT_BYTES),
+            features=self.sandbox.features,
+            forbidden=forbidden_places(self._where, record.workspace),
+        )
+
+
+def _outcome(directory: Path, status: EffectStatus) -> Outcome:
+    output = read_output(directory)
+    text = output.decode("utf-8", "replace")
+    result = status.result
+    if result is None:
+        sentence = f"outcome unknown: {status.sentence}; not repeated"
+        return Outcome(State.UNKNOWN, sentence, output=text, output_bytes=len(output))
+    return Outcome(
+        state=State.DONE if result.ran else State.REFUSED,
+        sentence=result.sentence,
+        ok=result.ok,
+        exit_status=-result.signal if result.signal else result.exit_status,
+        timed_out=result.timed_out,
+        output=text,
+        output_bytes=result.output_bytes,
+        seconds=result.seconds,
+    )

@@ -21,7 +21,7 @@ NOT_IN_QUEUE = -1
 class Interrupt(Enum):
     """Why a request is told to let go."""
 
-    PREEMPTED = "preempted"
+    BEGIN_AGAIN = "begin again"
     STOPPING = "stopping"
 
 
@@ -30,7 +30,7 @@ class Interruption:
     """One request is told to let go of what it holds."""
 
     kind: Interrupt
-    by: str = ""  # the request that takes the slot
+    reason: str = ""
 
 
 class Ticket:
@@ -107,6 +107,11 @@ class Admission:
         for ticket in [*self.waiting, *self.running]:
             ticket.interrupt(Interruption(Interrupt.STOPPING))
 
+    def begin_again(self, reason: str) -> None:
+        """Whatever runs gives up its slot and queues again at its old place."""
+        for ticket in self.running:
+            ticket.interrupt(Interruption(Interrupt.BEGIN_AGAIN, reason))
+
     def relimit(self, limits: Limits) -> None:
         """New settings: a lower limit takes effect as the running ones end."""
         self.limits = limits
@@ -135,4 +140,4 @@ class Admission:
         staying = [one for one in self.running if one.interruption is None]
         leaving = len(self.running) - len(staying)
         for victim, newcomer in queue.victims(self.waiting, staying, leaving):
-            victim.interrupt(Interruption(Interrupt.PREEMPTED, by=newcomer.request_id))
+            victim.interrupt(Interruption(Interrupt.BEGIN_AGAIN, f"preempted by {newcomer.request_id}"))

@@ -65,8 +65,8 @@ class Finished:
 Event = Queued | Started | Text | Restarted | Finished
 
 
-class _PreemptedError(Exception):
-    """The slot is needed by somebody more important."""
+class _BeginAgainError(Exception):
+    """Somebody more important needs the slot, or the engine is another one now."""
 
 
 class Generation:
@@ -108,7 +108,7 @@ class Generation:
             async with aclosing(self._use_slot()) as slot:
                 async for event in slot:
                     yield event
-        except _PreemptedError as error:
+        except _BeginAgainError as error:
             self._restarts += 1
             self._admission.leave(self._ticket)
             yield Restarted(str(error))
@@ -198,7 +198,7 @@ class Generation:
             return
         if why.kind is Interrupt.STOPPING:
             raise StoppingError(request_id=self._ticket.request_id) from None
-        raise _PreemptedError(f"preempted by {why.by}") from None
+        raise _BeginAgainError(why.reason) from None
 
     def _deadline_error(self) -> DeadlineError:
         if self._ticket.running:

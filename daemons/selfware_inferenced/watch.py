@@ -64,6 +64,7 @@ class EngineWatch:
     async def replace(self, engine: Engine) -> None:
         """Another engine from now on; what runs in the old one begins again in the new one."""
         old, self.engine = self.engine, engine
+        self._admission.begin_again("the engine settings were changed")
         await old.close()
 
     async def close(self) -> None:

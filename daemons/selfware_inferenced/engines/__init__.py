@@ -83,5 +83,5 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of all connections; streams in progress fail as lost."""
+        """Let go of all connections; nobody may still be reading a stream."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -371,6 +372,23 @@ def test_many_launches_run_an_action_once(bench: Bench) -> None:
     assert sum(started) <= 1
     assert not launcher.launch(effect)
     assert (bench.workspace / "lines").read_text() == "line\n"
+
+
+def test_a_second_runner_finds_the_lock_held_and_leaves(bench: Bench) -> None:
+    effect = bench.prepare({"run_command": {"script": "touch began; sleep 60"}})
+    launcher.launch(effect)
+    wait_until((bench.workspace / "began").exists, "the action began")
+    main = Path(launcher.__file__).with_name("__main__.py")
+    assert subprocess.run([sys.executable, str(main), str(effect)], check=False).returncode == 75
+    launcher.cancel(effect)
+    assert launcher.wait(effect, DEADLINE_SECONDS).state is EffectState.DONE
+
+
+def test_waiting_in_an_event_loop_ends_with_the_action(bench: Bench) -> None:
+    effect = bench.prepare({"run_command": {"argv": ["sleep", "0.2"]}})
+    launcher.launch(effect)
+    status = asyncio.run(asyncio.wait_for(launcher.wait_async(effect), DEADLINE_SECONDS))
+    assert status.sentence == "exited with status 0"
 
 
 def test_an_action_outlives_its_launcher_and_everything_in_the_launchers_session(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from selfware_tool.errors import ActionRefusedError, EffectChangedError, EffectI
 from selfware_tool.plan import plan_for
 from selfware_tool.refusal import RefusalError
 from selfware_tool.request import Features, Limits, PythonHome, Request, unseal_request
-from selfware_tool.sandbox import Mount, SandboxSpec, bwrap_argv, environment, is_within
+from selfware_tool.sandbox import Mount, SandboxSpec, bwrap_argv, environment, gated, is_within
 from selfware_tool.workspace import guard_git, resolve_workspace
 
 PYTHON = PythonHome("/opt/python/bin/python3", ("/opt/python", "/work/here/.venv"), "/opt/python/bin")
@@ -180,6 +180,14 @@ def test_an_effect_id_never_changes_its_meaning(tmp_path: Path) -> None:
     assert launcher.prepare(effects, request(workspace)) == first
     with pytest.raises(EffectChangedError):
         launcher.prepare(effects, request(workspace, action={"run_command": {"argv": ["false"]}}))
+
+
+def test_a_command_whose_runner_died_early_never_begins(tmp_path: Path) -> None:
+    command = gated(("touch", str(tmp_path / "ran")))
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 125
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(command, input=b"go\n", check=True)
+    assert (tmp_path / "ran").exists()
 
 
 def test_the_runner_imports_nothing_heavy() -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,16 @@ def words(count: int) -> str:
     return "".join(f"w{number} " for number in range(count))
 
 
-def error_of(call: Any) -> grpc.RpcError:
+@dataclass(frozen=True)
+class Refusal:
+    code: grpc.StatusCode
+    details: str
+
+
+def error_of(call: Any) -> Refusal:
     with pytest.raises(grpc.RpcError) as caught:
         list(call)
-    return caught.value
+    return Refusal(caught.value.code(), caught.value.details() or "")
 
 
 def test_tokens_stream_one_by_one_and_the_end_carries_the_counts(stack: Stack) -> None:
@@ -164,7 +171,7 @@ def test_with_one_slot_the_queue_is_served_by_priority_and_then_by_arrival(stack
     stack.start_engine()
     stack.start(ONE_SLOT)
     first = stack.ask("words=1000 delay=0.05 name=first", "first")
-    wait_for(lambda: stack.asked(), "the first request in the engine")
+    wait_for(stack.asked, "the first request in the engine")
     calls = []
     expected: list[str] = []
     order = [
@@ -186,7 +193,7 @@ def test_a_waiting_request_is_told_its_place(stack: Stack) -> None:
     stack.start_engine()
     stack.start(ONE_SLOT)
     first = stack.ask("words=1000 delay=0.05", "first")
-    wait_for(lambda: stack.asked(), "the first request in the engine")
+    wait_for(stack.asked, "the first request in the engine")
     second = stack.ask("words=1 name=2", "second")
     stack.wait_until_queued("second")
     third = stack.ask("words=1 name=3", "third")
@@ -225,13 +232,13 @@ def test_a_deadline_that_passes_in_the_queue_is_a_sentence(stack: Stack) -> None
     stack.start_engine()
     stack.start(ONE_SLOT)
     first = stack.ask("words=1000 delay=0.05", "first")
-    wait_for(lambda: stack.asked(), "the first request in the engine")
+    wait_for(stack.asked, "the first request in the engine")
     began = time.monotonic()
     error = error_of(stack.ask("words=1", "late", deadline_seconds=0.3))
     assert 0.3 <= time.monotonic() - began < 3
-    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error.code == grpc.StatusCode.DEADLINE_EXCEEDED
     expected = "Request late ran out of its 0.3 s: it was still waiting, with 0 requests before it."
-    assert error.details().startswith(expected)
+    assert error.details.startswith(expected)
     assert not stack.queue().waiting
     first.cancel()
 
@@ -240,8 +247,8 @@ def test_a_deadline_that_passes_while_generating_stops_the_engine(stack: Stack) 
     stack.start_engine()
     stack.start()
     error = error_of(stack.ask("words=1000 delay=0.05", deadline_seconds=0.4))
-    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "tokens" in error.details()
+    assert error.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "tokens" in error.details
     wait_for(lambda: {"gone": "words=1000 delay=0.05"} in stack.log(), "the engine noticing")
 
 
@@ -312,8 +319,8 @@ def test_a_stream_that_never_finishes_is_given_up_with_one_sentence(stack: Stack
     stack.start_engine()
     stack.start()
     error = error_of(stack.ask("words=4 unfinished=1"))
-    assert error.code() == grpc.StatusCode.UNAVAILABLE
-    assert "was lost 21 times during request r" in error.details()
+    assert error.code == grpc.StatusCode.UNAVAILABLE
+    assert "was lost 21 times during request r" in error.details
 
 
 @pytest.mark.parametrize(
@@ -336,8 +343,8 @@ def test_a_refusal_is_one_sentence_and_is_not_retried(
     stack.start_engine()
     stack.start()
     error = error_of(stack.ask(trouble))
-    assert error.code() == code
-    assert sentence in error.details()
+    assert error.code == code
+    assert sentence in error.details
     assert len(stack.asked()) == 1
 
 
@@ -366,8 +373,8 @@ def test_a_request_waits_for_an_engine_that_is_not_there_yet(stack: Stack) -> No
 def test_a_request_for_an_absent_engine_ends_at_its_deadline(stack: Stack) -> None:
     stack.start()
     error = error_of(stack.ask("words=3", deadline_seconds=0.5))
-    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "still waiting, because the engine is starting" in error.details()
+    assert error.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "still waiting, because the engine is starting" in error.details
 
 
 def test_the_status_sentence_says_what_goes_on(stack: Stack) -> None:
@@ -397,8 +404,8 @@ def test_a_polite_stop_lets_requests_go_with_a_sentence_and_is_quick(stack: Stac
     process.send_signal(signal.SIGTERM)
     for name, call in (("running", running), ("waiting", waiting)):
         error = error_of(call)
-        assert error.code() == grpc.StatusCode.UNAVAILABLE
-        assert error.details().startswith(f"selfware-inferenced is stopping and let go of request {name}.")
+        assert error.code == grpc.StatusCode.UNAVAILABLE
+        assert error.details.startswith(f"selfware-inferenced is stopping and let go of request {name}.")
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert time.monotonic() - began < 3
@@ -430,9 +437,9 @@ def test_what_cannot_be_asked_is_refused_before_the_engine(stack: Stack) -> None
     stack.start_engine()
     stack.start()
     error = error_of(stack.ask("words=1", json_schema="{"))
-    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details().startswith("Request r cannot be asked: json_schema is not valid JSON")
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details.startswith("Request r cannot be asked: json_schema is not valid JSON")
     error = error_of(stack.ask("words=1", model="other"))
-    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert "does not serve other: it serves stub." in error.details()
+    assert error.code == grpc.StatusCode.FAILED_PRECONDITION
+    assert "does not serve other: it serves stub." in error.details
     assert stack.asked() == []

@@ -1,6 +1,6 @@
 """Bounds the number of processes of an action that runs as root, where RLIMIT_NPROC counts for nothing.
 
-The runner moves itself into a group of its own before it starts the sandbox, and back afterwards. Where no group
+The runner moves itself into a group of its own before it starts the sandbox. Where no group
 with a pids limit can be made (an ordinary user, or a machine that delegates none) nothing happens: for an ordinary
 user the resource limit does the work; for root without groups the number of processes is not bounded.
 """
@@ -13,20 +13,26 @@ import time
 ROOT = "/sys/fs/cgroup"
 PREFIX = "selfware-tool-"
 YOUNG_SECONDS = 60
+REMOVE_SECONDS = 5
 OWN_PROCESSES = 3  # the runner, bubblewrap and its first process inside
 
 
 class ProcessGroup:
-    """Owns one directory of the cgroup tree; ``leave`` removes it."""
+    """Owns one directory of the cgroup tree; ``remove_after_us`` removes it."""
 
     def __init__(self, parent: str, directory: str) -> None:
         self._parent = parent
         self._directory = directory
 
-    def leave(self) -> None:
-        """Go back where we came from and remove the group; it is empty by then."""
+    def remove_after_us(self) -> None:
+        """Leave a child behind that removes the group: moving out takes up to 20 ms, and somebody waits for our end."""
+        if os.fork():
+            return
         _move(self._parent)
-        _remove(self._directory)
+        deadline = time.monotonic() + REMOVE_SECONDS
+        while not _remove(self._directory) and time.monotonic() < deadline:
+            time.sleep(0.005)  # our parent is in it until it has ended
+        os._exit(0)
 
 
 def enter(effect_id: str, processes: int) -> ProcessGroup | None:
@@ -80,8 +86,11 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _remove(directory: str) -> None:
+def _remove(directory: str) -> bool:
     try:
         os.rmdir(directory)
+    except FileNotFoundError:
+        return True
     except OSError:
-        return  # in use, or never made
+        return False  # in use
+    return True

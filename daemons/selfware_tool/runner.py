@@ -44,8 +44,12 @@ def main(effect_directory: str, lock_fd: int = -1) -> int:
     started_unix_nanos = time.time_ns()
     if not create_durably(paths.started, started_record(started_unix_nanos)):
         return 0
+    group = cgroup.enter(request.effect_id, request.limits.processes)
     result = _run(request, paths, cancel_fd, started_unix_nanos)
     replace_durably(paths.result, result.seal())
+    if group is not None:
+        os.close(lock_fd)
+        group.remove_after_us()
     return 0
 
 
@@ -80,7 +84,6 @@ def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[E
     workspace = resolve_workspace(request.workspace, request.forbidden)
     plan = plan_for(action, request.python, workspace)
     guard = guard_git(workspace)
-    group = cgroup.enter(request.effect_id, request.limits.processes)
     try:
         status_read, status_write = os.pipe()
         data = _data_files(plan)
@@ -104,8 +107,6 @@ def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[E
         ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds)
     finally:
         removed = guard.clean()
-        if group is not None:
-            group.leave()
     sentence = ending.sentence(timeout_seconds)
     return ending, f"{sentence}; removed {', '.join(removed)}, which it had planted" if removed else sentence
 

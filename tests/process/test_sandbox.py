@@ -281,6 +281,13 @@ def test_the_number_of_processes_is_bounded(bench: Bench) -> None:
     assert not result.ok
 
 
+def test_no_cgroup_is_left_behind(bench: Bench) -> None:
+    assert bench.script("true")[0].ok
+    mark = f"{cgroup.PREFIX}effect-{os.getpid()}-"
+    for group in cgroup._own_groups():
+        wait_until(lambda where=group: not list(Path(where).glob(f"{mark}*")), "the group of the action is removed")
+
+
 def test_a_flood_of_output_is_bounded_on_disk_and_keeps_both_ends(bench: Bench) -> None:
     gigabyte = 1 << 30
     effect = bench.prepare(

@@ -1,0 +1,73 @@
+"""`config`: the settings that are in force here, and whether the file that sets them is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfware_common import paths, settings
+from selfwarectl import output
+
+
+@click.group()
+def config() -> None:
+    """See and check the settings."""
+
+
+@config.command("show")
+@output.json_option
+def show() -> None:
+    """Print every setting in force, as TOML.
+
+    \b
+    Examples:
+      selfwarectl config show
+      selfwarectl config show --json | jq .llm.model
+    """
+    path = paths.from_environment().config_file
+    values = dataclasses.asdict(settings.load(path))
+    if output.wants_json():
+        output.emit(values)
+        return
+    output.say(f"# {path}" + ("" if path.exists() else " does not exist: these are the defaults"))
+    _print_table("", values)
+
+
+@config.command("check")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@output.json_option
+def check(file: Path | None) -> None:
+    """Check selfware.toml (or FILE) and its drop-ins; exit status 1 with one sentence when something is wrong.
+
+    \b
+    Examples:
+      selfwarectl config check
+      selfwarectl config check ./selfware.toml
+    """
+    path = file or paths.from_environment().config_file
+    settings.load(path)
+    if output.wants_json():
+        output.emit({"path": str(path), "exists": path.exists(), "ok": True})
+    else:
+        output.say(f"{path} is right" if path.exists() else f"{path} does not exist: the defaults are in force")
+
+
+def _print_table(name: str, table: dict[str, Any]) -> None:
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    if name and (plain or not table):
+        output.say("")
+        output.say(f"[{name}]")
+    for key, value in plain.items():
+        output.say(f"{key} = {_toml(value)}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _print_table(f"{name}.{key}" if name else key, value)
+
+
+def _toml(value: Any) -> str:
+    """JSON's notation of these types is TOML's too."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)

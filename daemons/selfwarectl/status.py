@@ -1,0 +1,115 @@
+"""`status`: one line per daemon, then what a person should know first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from selfware_common.errors import SelfwareError, UnreachableError
+from selfwarectl import machine, output, reach
+
+DAEMONS = ("checkpointd", "resourced", "oversightd", "inferenced", "agent")
+QUICK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class State:
+    """One daemon as seen from here. Without a pid the sentence says why there is none."""
+
+    name: str
+    pid: int = 0
+    started_unix_nanos: int = 0
+    version: str = ""
+    sentence: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        """It answered."""
+        return self.pid > 0
+
+
+@click.command()
+@output.json_option
+def status() -> int:
+    """Show what every daemon is doing, the pressure, open questions and whether work is paused.
+
+    Exit status 3 when no daemon answers.
+
+    \b
+    Examples:
+      selfwarectl status
+      selfwarectl status --json | jq -r '.daemons[] | select(.running | not) | .name'
+    """
+    states = [ask(name) for name in DAEMONS]
+    pressure, paused, pending = _pressure(), _paused(), _pending()
+    if output.wants_json():
+        daemons = [{**vars(state), "running": state.running} for state in states]
+        output.emit({"daemons": daemons, "pressure": pressure, "paused": paused, "pending_approvals": pending})
+    else:
+        _print(states, pressure, paused, pending)
+    return 0 if any(state.running for state in states) else 3
+
+
+def ask(name: str) -> State:
+    """One daemon's own words; never raises for a daemon that is not there."""
+    from selfware_common.rpc import daemon_pb2, daemon_pb2_grpc
+
+    try:
+        with reach.calling(name) as channel:
+            stub = daemon_pb2_grpc.DaemonStub(channel)
+            reply = stub.Status(daemon_pb2.StatusRequest(), timeout=QUICK_SECONDS)
+    except UnreachableError as error:
+        return State(name, sentence=_why(error))
+    except SelfwareError as error:
+        return State(name, sentence=error.sentence)
+    return State(name, reply.pid, reply.started_unix_nanos, reply.version, reply.sentence, dict(reply.facts))
+
+
+def _why(error: UnreachableError) -> str:
+    reason = str(error.fields.get("reason", ""))
+    return "not running" if reason in ("it is not running", "nobody answers there") else f"not reachable: {reason}"
+
+
+def _pressure() -> str:
+    try:
+        return machine.pressure_word(machine.read_resources())
+    except SelfwareError:
+        return "unknown"
+
+
+def _paused() -> dict[str, Any] | None:
+    try:
+        told = reach.operator("GET", "/status", seconds=QUICK_SECONDS)
+    except SelfwareError:
+        return None
+    control = told.get("control") if isinstance(told.get("control"), dict) else told
+    return {"paused": bool(control.get("paused")), "reason": str(control.get("reason") or "")}
+
+
+def _pending() -> int | None:
+    from selfwarectl import approvals
+
+    try:
+        return len(approvals.fetch("pending"))
+    except SelfwareError:
+        return None
+
+
+def _print(states: list[State], pressure: str, paused: dict[str, Any] | None, pending: int | None) -> None:
+    rows = [
+        (state.name, state.pid or "-", output.since(state.started_unix_nanos) or "-", state.sentence)
+        for state in states
+    ]
+    output.table(("DAEMON", "PID", "UP", "DOING"), rows)
+    output.say("")
+    output.say(f"pressure: {pressure}")
+    if paused is not None:
+        reason = f" ({paused['reason']})" if paused["reason"] else ""
+        output.say(f"paused: yes{reason}; 'selfwarectl resume' goes on" if paused["paused"] else "paused: no")
+    if pending:
+        output.say(f"questions for you: {pending}; 'selfwarectl approvals ls' shows them")
+    elif pending == 0:
+        output.say("questions for you: none")

@@ -90,7 +90,7 @@ class Memory:
         try:
             info = await self._stub.Save(self._pieces(session, level, label), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+            if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
                 raise SupersededError(session_id=self.session_id) from error
             self.trouble = f"checkpoint not saved: {error.details()}"
             return None

@@ -7,18 +7,19 @@ already knows the tool and the path, so the schema leaves the model no choice th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 SYSTEM_PROMPT = (
-    "You are a careful Python programmer. You are given a goal, the file to change and the tests it must pass. "
-    'Answer with one JSON object: {"tool": "write_file", "path": <the file>, "content": <its complete new text>}. '
-    "The content is plain Python source, not Markdown. Keep names and signatures as they are."
+    "You are a careful Python programmer. You change one file so that it reaches the goal. "
+    'Answer with one JSON object: {"tool": "write_file", "path": the file, "content": its complete new text}. '
+    "The content starts with the first line of the file. It is plain Python with 'single quotes'."
 )
 MAX_ANSWER_TOKENS = 600
 """A small model that has not finished by then is repeating itself; its answer counts as a failed try."""
-MAX_FAILURE_CHARACTERS = 700
+MAX_FAILURE_CHARACTERS = 600
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class FileText:
 
 
 @dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How one try is sampled."""
 
@@ -37,15 +46,49 @@ class Sampling:
     seed: int
 
 
+EXAMPLE_GOAL = "Fix area: it must multiply, not add. It raises ValueError if a side is negative."
+EXAMPLE_FILE = FileText(
+    "pocket/shapes.py",
+    """# Shapes.
+
+
+def area(width, height):
+    return width + height
+""",
+)
+EXAMPLE_ANSWER = """# Shapes.
+
+
+def area(width, height):
+    if width < 0 or height < 0:
+        raise ValueError('a side is negative')
+    return width * height
+"""
+
+
+def chat(goal: str, target: FileText, context: Sequence[FileText], failure: str = "") -> list[Message]:
+    """The whole conversation for one try: the rules, one worked example, and the real request."""
+    return [
+        Message("system", SYSTEM_PROMPT),
+        Message("user", user_prompt(EXAMPLE_GOAL, EXAMPLE_FILE, ())),
+        Message("assistant", write_file_answer(EXAMPLE_FILE.path, EXAMPLE_ANSWER)),
+        Message("user", user_prompt(goal, target, context, failure)),
+    ]
+
+
 def user_prompt(goal: str, target: FileText, context: Sequence[FileText], failure: str = "") -> str:
-    """The goal, every file the model needs, the file to change last, and how the last try failed."""
-    parts = [f"Goal: {goal}"]
-    parts += [f"File {file.path}:\n```python\n{file.text.strip()}\n```" for file in context]
-    parts.append(f"The file to change, {target.path}:\n```python\n{target.text.strip()}\n```")
+    """Every file the model needs, how the last try failed, then the file to change and the goal: what matters last."""
+    parts = [_fenced(f"File {file.path}:", file.text) for file in context]
     if failure:
-        parts.append(f"An earlier try failed:\n```\n{failure[-MAX_FAILURE_CHARACTERS:].strip()}\n```")
-    parts.append(f"Write the complete new text of {target.path}.")
+        parts.append(_fenced("An earlier try failed like this:", failure[-MAX_FAILURE_CHARACTERS:]))
+    parts.append(_fenced(f"The file to change, {target.path}:", target.text))
+    parts.append(f"Goal: {goal}\nWrite the complete new text of {target.path}.")
     return "\n\n".join(parts)
+
+
+def write_file_answer(path: str, content: str) -> str:
+    """The answer the model should give, in the order of keys that the schema asks for."""
+    return json.dumps({"tool": "write_file", "path": path, "content": content})
 
 
 def write_file_schema(path: str) -> dict[str, Any]:
@@ -67,3 +110,7 @@ def sampling(try_number: int, base_seed: int = 0) -> Sampling:
     if try_number <= 1:
         return Sampling(temperature=0.0, seed=base_seed)
     return Sampling(temperature=0.8, seed=base_seed + try_number)
+
+
+def _fenced(title: str, text: str) -> str:
+    return f"{title}\n```python\n{text.strip()}\n```"

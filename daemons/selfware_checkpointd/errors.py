@@ -71,6 +71,14 @@ class InvalidRecordError(SelfwareError):
     exit_code = 65  # EX_DATAERR
 
 
+class UnusableStateError(SelfwareError):
+    """The checkpoint cannot be saved: {problem}."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 65  # EX_DATAERR
+    hint = "Nothing was stored; earlier checkpoints are untouched."
+
+
 class InvalidSessionIdError(SelfwareError):
     """'{session_id}' is not a session id."""
 

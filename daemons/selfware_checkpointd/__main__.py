@@ -1,0 +1,81 @@
+"""Wires checkpointd: the store on its disk, the service on its socket, upkeep in the cycle."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from selfware_checkpointd import config
+from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.service import CheckpointService
+from selfware_common import daemon
+from selfware_common.rpc import checkpoint_pb2_grpc
+from selfware_common.rpcserver import Register
+
+CYCLE_SECONDS = 10.0
+MAINTAIN_SECONDS = 60.0
+
+
+class CheckpointDaemon(daemon.Daemon):
+    """Nothing is acknowledged before it is on disk."""
+
+    name = "checkpointd"
+    idea = "Keeps the journal and the checkpoints of every session."
+
+    async def open(self) -> None:
+        root = config.root(self.paths, self.settings)
+        self._memory = await asyncio.to_thread(Memory, root)
+        self._service = CheckpointService(self._memory, self.settings.resources.quotas.max_checkpoint_size)
+        self._maintained = time.monotonic()
+        self._log_notes()
+
+    def services(self) -> tuple[list[str], list[Register]]:
+        return ["selfware.checkpoint.v1.Checkpoint"], [
+            lambda server: checkpoint_pb2_grpc.add_CheckpointServicer_to_server(self._service, server)
+        ]
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "appended_events": str(self._service.appended_events),
+            "checkpoints": str(len(self._memory.store.checkpoints())),
+        }
+
+    def grace_seconds(self) -> float:
+        """Appends in flight are quick; followers lose nothing."""
+        return 0.5
+
+    async def cycle(self) -> str:
+        await self.wait_or_stop(CYCLE_SECONDS, self._service.changed)
+        self._service.changed.clear()
+        self._log_notes()
+        if time.monotonic() - self._maintained >= MAINTAIN_SECONDS:
+            self._maintained = time.monotonic()
+            done = await self._memory.maintain(config.keep(self.settings))
+            if done:
+                return done
+        return self._sentence()
+
+    async def close(self) -> None:
+        await self._memory.close()
+
+    def _sentence(self) -> str:
+        newest = self._memory.store.checkpoints()[:1]
+        if not newest:
+            return "keeping the journal, no checkpoint yet"
+        one = newest[0]
+        level = one.level.name.lower()
+        return f"newest checkpoint {one.checkpoint_id} ({level}) of {one.session_id} at event {one.sequence}"
+
+    def _log_notes(self) -> None:
+        for note in self._memory.notes:
+            self.log.warning("%s", note)
+        self._memory.notes.clear()
+
+
+def main() -> int:
+    return daemon.run(CheckpointDaemon)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

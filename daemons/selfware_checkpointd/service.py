@@ -1,0 +1,175 @@
+"""The gRPC face of checkpointd: translates between the wire and `memory.Memory`; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+from typing import Any
+
+from selfware_checkpointd.errors import UnusableStateError
+from selfware_checkpointd.manifest import CheckpointInfo, Level
+from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.segment import Record
+from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
+
+PIECE_BYTES = 1024 * 1024
+BATCH_EVENTS = 256
+
+
+class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
+    """One Memory behind the socket."""
+
+    def __init__(self, memory: Memory, max_state_bytes: int) -> None:
+        self._memory = memory
+        self._max_state_bytes = max_state_bytes
+        self.appended_events = 0
+        self.saved_checkpoints = 0
+        self.changed = asyncio.Event()
+
+    async def OpenSession(
+        self, request: checkpoint_pb2.OpenSessionRequest, context: Any
+    ) -> checkpoint_pb2.OpenSessionReply:
+        opened = await self._memory.open_session(request.session_id, request.writer_id)
+        self.changed.set()
+        return checkpoint_pb2.OpenSessionReply(epoch=opened.epoch, last_sequence=opened.last_sequence)
+
+    async def ListSessions(
+        self, request: checkpoint_pb2.ListSessionsRequest, context: Any
+    ) -> checkpoint_pb2.ListSessionsReply:
+        summaries = await self._memory.summaries()
+        return checkpoint_pb2.ListSessionsReply(
+            sessions=[
+                checkpoint_pb2.Session(
+                    session_id=one.session_id,
+                    last_sequence=one.last_sequence,
+                    epoch=one.epoch,
+                    created_unix_nanos=one.created_unix_nanos,
+                    checkpoints=one.checkpoints,
+                    journal_bytes=one.journal_bytes,
+                )
+                for one in summaries
+            ]
+        )
+
+    async def Append(self, request: checkpoint_pb2.AppendRequest, context: Any) -> checkpoint_pb2.AppendReply:
+        records = [_record(event, request.epoch) for event in request.events]
+        last_sequence = await self._memory.append(request.session_id, request.epoch, records)
+        self.appended_events += len(records)
+        return checkpoint_pb2.AppendReply(last_sequence=last_sequence)
+
+    async def ReadEvents(
+        self, request: checkpoint_pb2.ReadEventsRequest, context: Any
+    ) -> AsyncIterator[checkpoint_pb2.Event]:
+        after = request.after_sequence
+        while True:
+            records = await asyncio.to_thread(self._memory.read, request.session_id, after)
+            while batch := await asyncio.to_thread(_take, records):
+                for record in batch:
+                    yield _event(record)
+                after = batch[-1].sequence
+            if not request.follow:
+                return
+            await self._memory.wait_beyond(request.session_id, after)
+
+    async def Save(
+        self, request_iterator: AsyncIterator[checkpoint_pb2.SaveRequest], context: Any
+    ) -> checkpoint_pb2.CheckpointInfo:
+        header: checkpoint_pb2.SaveHeader | None = None
+        state = bytearray()
+        async for part in request_iterator:
+            if part.WhichOneof("part") == "header":
+                header = part.header
+                continue
+            state += part.data
+            if len(state) > self._max_state_bytes:
+                problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
+                raise UnusableStateError(problem=problem)
+        if header is None or int(header.level) not in set(Level):
+            raise UnusableStateError(problem="a save must begin with a header that names a level")
+        info = await self._memory.save(
+            header.session_id, header.epoch, Level(header.level), header.sequence, state, header.label
+        )
+        self.saved_checkpoints += 1
+        self.changed.set()
+        return _info(info)
+
+    async def Load(self, request: checkpoint_pb2.LoadRequest, context: Any) -> AsyncIterator[checkpoint_pb2.LoadReply]:
+        info, state = await self._memory.load(request.checkpoint_id)
+        yield checkpoint_pb2.LoadReply(info=_info(info))
+        for piece in _pieces(state):
+            yield checkpoint_pb2.LoadReply(data=piece)
+
+    async def List(self, request: checkpoint_pb2.ListRequest, context: Any) -> checkpoint_pb2.ListReply:
+        found = self._memory.store.checkpoints(request.session_id)
+        return checkpoint_pb2.ListReply(checkpoints=[_info(info) for info in found])
+
+    async def Latest(self, request: checkpoint_pb2.LatestRequest, context: Any) -> checkpoint_pb2.CheckpointInfo:
+        return _info(self._memory.store.latest(request.session_id))
+
+    async def Verify(self, request: checkpoint_pb2.VerifyRequest, context: Any) -> checkpoint_pb2.VerifyReply:
+        verdicts = await self._memory.verify(request.checkpoint_id)
+        return checkpoint_pb2.VerifyReply(
+            verdicts=[
+                checkpoint_pb2.Verdict(checkpoint_id=one.checkpoint_id, intact=one.intact, problem=one.problem)
+                for one in verdicts
+            ]
+        )
+
+    async def Recover(
+        self, request: checkpoint_pb2.RecoverRequest, context: Any
+    ) -> AsyncIterator[checkpoint_pb2.RecoverReply]:
+        found = await self._memory.recover(request.session_id, request.checkpoint_id)
+        header = checkpoint_pb2.RecoverHeader(skipped=found.skipped, last_sequence=found.last_sequence)
+        if found.checkpoint is not None:
+            header.checkpoint.CopyFrom(_info(found.checkpoint))
+        yield checkpoint_pb2.RecoverReply(header=header)
+        for piece in _pieces(found.state):
+            yield checkpoint_pb2.RecoverReply(data=piece)
+        for record in found.events:
+            yield checkpoint_pb2.RecoverReply(event=_event(record))
+
+
+def _record(event: checkpoint_pb2.Event, epoch: int) -> Record:
+    return Record(
+        epoch=epoch,
+        sequence=event.sequence,
+        time_unix_nanos=event.time_unix_nanos,
+        kind=event.kind,
+        payload=event.payload,
+        trace_id=event.trace_id,
+    )
+
+
+def _event(record: Record) -> checkpoint_pb2.Event:
+    return checkpoint_pb2.Event(
+        sequence=record.sequence,
+        kind=record.kind,
+        payload=record.payload,
+        time_unix_nanos=record.time_unix_nanos,
+        trace_id=record.trace_id,
+        epoch=record.epoch,
+    )
+
+
+def _info(info: CheckpointInfo) -> checkpoint_pb2.CheckpointInfo:
+    return checkpoint_pb2.CheckpointInfo(
+        checkpoint_id=info.checkpoint_id,
+        session_id=info.session_id,
+        level=checkpoint_pb2.Level.ValueType(info.level),
+        sequence=info.sequence,
+        created_unix_nanos=info.created_unix_nanos,
+        state_bytes=info.state_bytes,
+        stored_bytes=info.stored_bytes,
+        state_hash=info.state_hash,
+        label=info.label,
+    )
+
+
+def _take(records: Iterator[Record]) -> list[Record]:
+    return list(islice(records, BATCH_EVENTS))
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), PIECE_BYTES):
+        yield data[start : start + PIECE_BYTES]

@@ -1,0 +1,246 @@
+"""checkpointd as a real process over its real socket: durability, fencing, damage, recovery."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from selfware_common import clients
+from selfware_common.rpc import checkpoint_pb2 as pb
+from selfware_common.rpc import checkpoint_pb2_grpc
+
+PIECE = 1024 * 1024
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sw-") as directory:
+        yield Path(directory)
+
+
+class Server:
+    """One checkpointd process; the stub waits until it serves."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "selfware_checkpointd"],
+            env={**os.environ, "SELFWARE_HOME": str(home)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.channel = clients.sync_channel(home / "run/checkpointd/api.sock")
+        self.stub = checkpoint_pb2_grpc.CheckpointStub(self.channel)
+
+    def end(self, number: int = signal.SIGKILL) -> str:
+        self.channel.close()
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=20)
+        return errors
+
+    def open(self, session_id: str = "s") -> pb.OpenSessionReply:
+        request = pb.OpenSessionRequest(session_id=session_id, writer_id="test")
+        return self.stub.OpenSession(request, timeout=20, wait_for_ready=True)
+
+    def append(self, epoch: int, first: int, *payloads: bytes) -> int:
+        events = [pb.Event(sequence=first + n, kind="Test", payload=data) for n, data in enumerate(payloads)]
+        return self.stub.Append(pb.AppendRequest(session_id="s", epoch=epoch, events=events), timeout=20).last_sequence
+
+    def save(self, epoch: int, sequence: int, state: bytes) -> pb.CheckpointInfo:
+        header = pb.SaveHeader(session_id="s", epoch=epoch, level=pb.LEVEL_SESSION, sequence=sequence)
+        parts = [pb.SaveRequest(header=header)]
+        parts += [pb.SaveRequest(data=state[at : at + PIECE]) for at in range(0, len(state), PIECE)]
+        return self.stub.Save(iter(parts), timeout=60)
+
+    def recover(self) -> tuple[pb.RecoverHeader, bytes, list[pb.Event]]:
+        header, state, events = pb.RecoverHeader(), bytearray(), []
+        for reply in self.stub.Recover(pb.RecoverRequest(session_id="s"), timeout=60, wait_for_ready=True):
+            match reply.WhichOneof("part"):
+                case "header":
+                    header = reply.header
+                case "data":
+                    state += reply.data
+                case "event":
+                    events.append(reply.event)
+        return header, bytes(state), events
+
+
+def test_what_was_acknowledged_is_there_after_kill_9(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    assert server.append(epoch, 1, b"one", b"two") == 2
+    state = os.urandom(3 * PIECE + 17)
+    info = server.save(epoch, 2, state)
+    assert info.state_bytes == len(state)
+    server.append(epoch, 3, b"three")
+    server.end()
+    server = Server(home)
+    header, recovered, events = server.recover()
+    assert header.checkpoint.checkpoint_id == info.checkpoint_id
+    assert recovered == state
+    assert [(event.sequence, event.payload) for event in events] == [(3, b"three")]
+    assert server.recover() == (header, recovered, events)
+    server.end()
+
+
+def test_an_append_repeated_after_a_lost_answer_is_acknowledged_once(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    server.append(epoch, 1, b"one")
+    assert server.append(epoch, 1, b"one") == 1
+    with pytest.raises(grpc.RpcError) as conflict:
+        server.append(epoch, 1, b"other")
+    assert conflict.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    with pytest.raises(grpc.RpcError) as gap:
+        server.append(epoch, 3, b"three")
+    assert gap.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    server.end()
+
+
+def test_a_stale_writer_is_refused_even_after_a_restart(home: Path) -> None:
+    server = Server(home)
+    old = server.open().epoch
+    server.append(old, 1, b"one")
+    new = server.open().epoch
+    server.end()
+    server = Server(home)
+    server.recover()
+    for call in (lambda: server.append(old, 2, b"two"), lambda: server.save(old, 1, b"state")):
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert refused.value.code() == grpc.StatusCode.ABORTED
+        assert f"epoch {old}" in refused.value.details()
+    assert server.append(new, 2, b"two") == 2
+    server.end()
+
+
+def newest_pack(home: Path) -> Path:
+    return sorted((home / "state/checkpointd/checkpoints").rglob("*.pack"))[-1]
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "missing pack"])
+def test_a_damaged_newest_checkpoint_means_the_one_before_and_says_so(home: Path, damage: str) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    server.append(epoch, 1, b"one")
+    first = server.save(epoch, 1, b"A" * 5000)
+    server.append(epoch, 2, b"two")
+    server.save(epoch, 2, os.urandom(5000))
+    server.end()
+    pack = newest_pack(home)
+    if damage == "missing pack":
+        pack.unlink()
+    else:
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+    server = Server(home)
+    header, state, events = server.recover()
+    assert header.checkpoint.checkpoint_id == first.checkpoint_id
+    assert state == b"A" * 5000
+    assert [event.payload for event in events] == [b"two"]
+    if damage == "flipped byte":
+        assert len(header.skipped) == 1
+        assert "damaged" in header.skipped[0]
+        verdicts = server.stub.Verify(pb.VerifyRequest(), timeout=20).verdicts
+        assert [one.intact for one in verdicts].count(False) == 1
+    server.end()
+
+
+def test_a_torn_journal_tail_is_cut_and_said_and_work_goes_on(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    server.append(epoch, 1, b"one")
+    server.append(epoch, 2, b"two")
+    server.end()
+    segment = sorted((home / "state/checkpointd/sessions/s/journal").glob("*.wal"))[-1]
+    with segment.open("ab") as stream:
+        stream.write(b"half a record")
+    server = Server(home)
+    assert server.open().last_sequence == 2
+    assert server.append(server.open().epoch, 3, b"three") == 3
+    assert [event.payload for event in server.recover()[2]] == [b"one", b"two", b"three"]
+    assert "unfinished" in server.end(signal.SIGTERM)
+
+
+def test_a_follower_sees_new_events_as_they_land(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    server.append(epoch, 1, b"one")
+    stream = server.stub.ReadEvents(pb.ReadEventsRequest(session_id="s", follow=True), timeout=30)
+    assert next(stream).payload == b"one"
+    server.append(epoch, 2, b"two")
+    assert next(stream).payload == b"two"
+    stream.cancel()
+    server.end()
+
+
+def test_an_unknown_session_or_checkpoint_is_one_sentence(home: Path) -> None:
+    server = Server(home)
+    server.open()
+    with pytest.raises(grpc.RpcError) as missing:
+        list(server.stub.Recover(pb.RecoverRequest(session_id="nobody"), timeout=20))
+    assert missing.value.code() == grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as bad:
+        server.stub.OpenSession(pb.OpenSessionRequest(session_id="../x"), timeout=20)
+    assert bad.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    server.end()
+
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size=3m tmpfs "$1"
+exec "$2" "$3" "$1"
+"""
+
+FULL_DISK_CLIENT = """
+import os, sys
+from pathlib import Path
+import grpc
+sys.path.insert(0, {root!r})
+from tests.process.test_checkpointd import Server
+home = Path(sys.argv[1])
+server = Server(home)
+epoch = server.open().epoch
+done, errors = 0, []
+while not errors:
+    try:
+        server.append(epoch, done + 1, os.urandom(100_000)); done += 1
+    except grpc.RpcError as error:
+        errors.append((error.code().name, error.details()))
+print(errors[0][0], errors[0][1])
+server.end()
+(home / "filler").write_bytes(b"")
+server = Server(home)
+assert len(server.recover()[2]) == done, "an acknowledged event is gone"
+server.end()
+print("kept", done)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_acknowledged_is_lost(home: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    client = tmp_path / "client.py"
+    root = Path(__file__).resolve().parent.parent.parent
+    client.write_text(FULL_DISK_CLIENT.format(root=str(root)))
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", str(home), sys.executable, str(client)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"no private mount namespace here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("RESOURCE_EXHAUSTED No space left for")
+    assert "kept" in done.stdout

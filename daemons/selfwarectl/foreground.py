@@ -57,7 +57,7 @@ def programs_of(where: paths.Paths, settings: Settings, engine_argv: Sequence[st
     if engine_argv is not None or settings.llm.provider == "embedded":
         model = settings.llm.model_path or settings.llm.model
         listen = where.engine_socket(Path(model).stem if "/" in model else model)
-        argv = engine_argv or (sys.executable, "-m", "selfware_engine", "--model", model, "--socket", str(listen))
+        argv = engine_argv or _engine(model, listen, settings)
         programs.append(Program("engine", tuple(argv), health_socket=listen))
     return [*programs, _daemon("inferenced"), _daemon("agent")]
 
@@ -191,6 +191,11 @@ class Stack:
 
 def _daemon(name: str) -> Program:
     return Program(name, (sys.executable, "-m", f"selfware_{name}"))
+
+
+def _engine(model: str, listen: Path, settings: Settings) -> tuple[str, ...]:
+    fixed = (sys.executable, "-m", "selfware_engine", "--model", model, "--socket", str(listen))
+    return (*fixed, "--slots", str(settings.llm.max_num_seqs), "--context", str(settings.llm.max_model_len))
 
 
 async def _is_ready(child: Child) -> bool:

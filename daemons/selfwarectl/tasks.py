@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from selfware_common.rpc import agent_pb2, agent_pb2_grpc, checkpoint_pb2
 
-TELLING_KEYS = ("sentence", "why", "reason", "text", "summary", "purpose", "output")
+TELLING_KEYS = ("sentence", "why", "reason", "text", "summary", "output")
 MAX_LINE_CHARS = 300
 
 
@@ -175,10 +175,22 @@ def _event(event: checkpoint_pb2.Event, payload: dict[str, Any]) -> None:
     if output.wants_json():
         output.emit({**output.plain(event), "payload": payload})
         return
-    text = next((str(payload[key]) for key in TELLING_KEYS if payload.get(key)), "")
-    line = " ".join(text.split())
+    line = " ".join(telling(payload).split())
     line = line if len(line) <= MAX_LINE_CHARS else f"{line[:MAX_LINE_CHARS]}…"
     output.say(f"{output.local_time(event.time_unix_nanos)}  {event.kind:<15} {line}".rstrip())
+
+
+def telling(payload: dict[str, Any]) -> str:
+    """The part of an event that a person wants on one line; '' if it says nothing."""
+    if isinstance(goal := payload.get("goal"), dict):
+        return str(goal.get("text", ""))
+    if isinstance(action := payload.get("action"), dict):
+        what = action.get("argv") or action.get("script") or action.get("path") or action.get("url") or ""
+        words = shlex.join(str(word) for word in what) if isinstance(what, list) else str(what)
+        return f"{payload.get('purpose', '')}: {action.get('tool', '')} {words}"
+    if "seed" in payload and "temperature" in payload:
+        return f"seed {payload['seed']}, temperature {payload['temperature']}"
+    return next((str(payload[key]) for key in TELLING_KEYS if payload.get(key)), "")
 
 
 def _show(one: agent_pb2.Task) -> None:

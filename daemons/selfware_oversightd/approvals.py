@@ -32,11 +32,12 @@ CREATE INDEX approvals_pending ON approvals (expires_unix_nanos) WHERE state = '
 """
 PREFIX = "appr-"
 LARGEST_NUMBER = 2**63 - 1
+LONGEST_SECONDS = 100 * 365 * 86400.0  # beyond it, "never"
 
 
 def ask(connection: sqlite3.Connection, effect_id: str, digest: str, now: int, timeout_seconds: float) -> Approval:
     """A new question."""
-    expires = min(now + int(timeout_seconds * 1e9), LARGEST_NUMBER)
+    expires = now + int(min(timeout_seconds, LONGEST_SECONDS) * 1e9)
     cursor = connection.execute(
         "INSERT INTO approvals (effect_id, digest, state, created_unix_nanos, expires_unix_nanos, decided_unix_nanos,"
         " decided_by_uid, decided_by_pid, note) VALUES (?, ?, 'pending', ?, ?, 0, -1, -1, '')",

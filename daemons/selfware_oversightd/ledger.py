@@ -12,7 +12,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,21 @@ INSERT INTO control VALUES (1, 0, '');
 CREATE TABLE effects (
     number INTEGER PRIMARY KEY,
     effect_id TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL,
-    approval_class TEXT NOT NULL, summary TEXT NOT NULL, canonical TEXT NOT NULL, workspace TEXT NOT NULL,
+    approval_class TEXT NOT NULL, summary TEXT NOT NULL, workspace TEXT NOT NULL,
     session_id TEXT NOT NULL, task_id TEXT NOT NULL, reason TEXT NOT NULL, rule TEXT NOT NULL,
     created_unix_nanos INTEGER NOT NULL, approval INTEGER NOT NULL, intent_unix_nanos INTEGER NOT NULL,
     ended_unix_nanos INTEGER NOT NULL, sentence TEXT NOT NULL, ok INTEGER NOT NULL, exit_status INTEGER NOT NULL,
-    timed_out INTEGER NOT NULL, output TEXT NOT NULL, output_bytes INTEGER NOT NULL, seconds REAL NOT NULL
+    timed_out INTEGER NOT NULL, output_bytes INTEGER NOT NULL, seconds REAL NOT NULL
 ) STRICT;
 CREATE INDEX effects_not_ended ON effects (state) WHERE state IN ('waiting', 'held', 'intent');
-CREATE INDEX effects_full ON effects (number) WHERE canonical != '' OR output != '';
+CREATE TABLE texts (number INTEGER PRIMARY KEY, canonical TEXT NOT NULL, output TEXT NOT NULL) STRICT;
 """
-_COLUMNS = ", ".join(field.name for field in fields(EffectRecord))
-_MARKS = ", ".join("?" for _ in fields(EffectRecord))
+# The long texts of an effect lie in a table of their own: only a deleted row gives its pages back.
+_LONG = ("canonical", "output")
+_SHORT = tuple(field.name for field in fields(EffectRecord) if field.name not in _LONG)
+_SHOWN = ", ".join(
+    f"COALESCE({field.name}, '')" if field.name in _LONG else field.name for field in fields(EffectRecord)
+)
 
 
 class Ledger:
@@ -128,7 +132,9 @@ class Ledger:
 
     def add_effect(self, record: EffectRecord) -> None:
         """Record a new effect in the present transaction."""
-        self.connection.execute(f"INSERT INTO effects ({_COLUMNS}) VALUES ({_MARKS})", astuple(record))
+        sql = f"INSERT INTO effects ({', '.join(_SHORT)}) VALUES ({', '.join('?' * len(_SHORT))})"
+        number = self.connection.execute(sql, [getattr(record, name) for name in _SHORT]).lastrowid
+        self.connection.execute("INSERT INTO texts VALUES (?, ?, ?)", (number, record.canonical, record.output))
 
     def hold(self, effect_id: str) -> None:
         """Approved: it may begin."""
@@ -148,18 +154,21 @@ class Ledger:
 
     def end(self, effect_id: str, outcome: Outcome, now: int) -> None:
         """How it ended, for ever."""
+        short = (outcome.state, outcome.sentence, int(outcome.ok), outcome.exit_status, int(outcome.timed_out))
         sql = (
-            "UPDATE effects SET state = ?, sentence = ?, ok = ?, exit_status = ?, timed_out = ?, output = ?,"
-            " output_bytes = ?, seconds = ?, ended_unix_nanos = ? WHERE effect_id = ?"
+            "UPDATE effects SET state = ?, sentence = ?, ok = ?, exit_status = ?, timed_out = ?, output_bytes = ?,"
+            " seconds = ?, ended_unix_nanos = ? WHERE effect_id = ?"
         )
-        self.connection.execute(sql, (*astuple(outcome), now, effect_id))
+        self.connection.execute(sql, (*short, outcome.output_bytes, outcome.seconds, now, effect_id))
+        sql = "UPDATE texts SET output = ? WHERE number = (SELECT number FROM effects WHERE effect_id = ?)"
+        self.connection.execute(sql, (outcome.output, effect_id))
 
     def forget_old(self, keep: int = FULL_RECORDS) -> int:
         """Drop the long texts of ended effects but the newest; how many were dropped. Never their outcome."""
         with self.transaction() as connection:
             sql = (
-                "UPDATE effects SET canonical = '', output = '' WHERE (canonical != '' OR output != '')"
-                " AND number <= (SELECT MAX(number) FROM effects) - ? AND state IN ('done', 'refused', 'unknown')"
+                "DELETE FROM texts WHERE number <= (SELECT MAX(number) FROM effects) - ?"
+                " AND number NOT IN (SELECT number FROM effects WHERE state IN ('waiting', 'held', 'intent'))"
             )
             return connection.execute(sql, (keep,)).rowcount
 
@@ -168,7 +177,8 @@ class Ledger:
         return [Goal(row[0], row[1], tuple(decode(row[2])["argv"]), bool(row[3]), row[4]) for row in rows]
 
     def _effects(self, condition: str, *values: object) -> list[EffectRecord]:
-        rows = self.connection.execute(f"SELECT {_COLUMNS} FROM effects {condition}", values).fetchall()
+        sql = f"SELECT {_SHOWN} FROM effects LEFT JOIN texts USING (number) {condition}"
+        rows = self.connection.execute(sql, values).fetchall()
         return [EffectRecord(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
 
     def _open_format(self) -> None:

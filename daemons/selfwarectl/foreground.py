@@ -101,6 +101,7 @@ class Stack:
             await _leftovers_gone(self.paths.run)
         except AlreadyRunningError:
             self._lock.close()
+            self._lock = None
             raise
         self.logs.mkdir(parents=True, exist_ok=True, mode=0o750)
         for program in self._programs:
@@ -131,17 +132,17 @@ class Stack:
         return self._failure or ""
 
     async def stop(self) -> None:
-        """In reverse order: SIGTERM, grace, SIGKILL. Harmless when called twice."""
+        """In reverse order: SIGTERM, grace, SIGKILL. Harmless when called twice; `restarts` stays readable."""
+        if self._lock is None:
+            return
         for name in reversed(self._children):
             await self._end(name, self._grace_seconds)
         if self._keeper is not None:
             self._keeper.cancel()
         for child in self._children.values():
             child.close()
-        self._children.clear()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
+        self._lock = None
 
     @property
     def names(self) -> list[str]:

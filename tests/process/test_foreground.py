@@ -77,6 +77,8 @@ def test_a_killed_program_is_back_at_once_and_the_others_are_left_alone(home: Pa
         assert stack.restarts == {"one": 1, "two": 0}
         assert stack.sentence_of("one") == "serving"
         await stack.stop()
+        await stack.stop()
+        assert stack.restarts == {"one": 1, "two": 0}
 
     run(work)
 

@@ -54,7 +54,7 @@ class Rig:
     def __init__(
         self,
         home: Path,
-        script: dict[str, Any],
+        script: list[dict[str, Any]],
         settings: str = SETTINGS,
         approve: Callable[[dict[str, Any]], bool] | None = None,
     ) -> None:
@@ -66,6 +66,7 @@ class Rig:
         self.paths.config_file.write_text(settings)
         script_file, state_file = home / "script.json", home / "script.state"
         script_file.write_text(json.dumps(script))
+        self.paths.engine_socket("scripted").parent.mkdir(parents=True, exist_ok=True)
         argv = [sys.executable, "-m", "selfware_common.testing.scripted_engine"]
         argv += ["--socket", str(self.paths.engine_socket("scripted")), "--script", str(script_file)]
         argv += ["--state", str(state_file)]

@@ -15,7 +15,7 @@ DAEMONS = ("checkpointd", "resourced", "oversightd", "inferenced", "agent")
 
 
 async def main() -> None:
-    async with temporary_home() as home, Rig(home, {"rules": [], "default": {"reply": "{}"}}) as rig:
+    async with temporary_home() as home, Rig(home, [{"reply": "{}"}]) as rig:
         await asyncio.sleep(SETTLE_SECONDS)
         processes = {name: psutil.Process(rig.stack.pid_of(name)) for name in DAEMONS}
         before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}

@@ -21,7 +21,7 @@ PER_STACK = 25
 SLEEP_SECONDS = 0.6
 
 
-def script(count: int) -> dict[str, Any]:
+def script(count: int) -> list[dict[str, Any]]:
     """Each task appends, then finishes."""
     rules: list[dict[str, Any]] = []
     for number in range(count):
@@ -29,7 +29,7 @@ def script(count: int) -> dict[str, Any]:
         replies = [{"tool": "run_command", "script": action}, {"tool": "finish", "summary": "appended"}]
         for seed, reply in enumerate(replies, start=1):
             rules.append({"when": {"contains": [f"append-{number};"], "seed": seed}, "reply": reply})
-    return {"rules": rules, "default": {"reply": "{}"}}
+    return rules
 
 
 async def batch(count: int, chance: random.Random) -> tuple[int, int, int, int]:

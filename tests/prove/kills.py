@@ -41,7 +41,7 @@ class Outcome:
     unknown: int
 
 
-def script() -> dict[str, Any]:
+def script() -> list[dict[str, Any]]:
     """Answers chosen by what a request says, never by how often it was asked."""
     rules: list[dict[str, Any]] = []
     for number in range(SAMPLED_TASKS):
@@ -62,7 +62,7 @@ def script() -> dict[str, Any]:
         ]
         for seed, reply in enumerate(steps, start=1):
             rules.append({"when": {"contains": [f"loop-{number};"], "seed": seed}, "reply": reply})
-    return {"rules": [{**rule, "tokens_delay_seconds": 0.01} for rule in rules], "default": {"reply": "{}"}}
+    return [{**rule, "tokens_delay_seconds": 0.01} for rule in rules]
 
 
 def make_workspace(path: Path) -> None:

@@ -8,6 +8,7 @@ is how an engine learns that nobody listens any more.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -22,6 +23,7 @@ from selfware_inferenced.sse import DONE, SseParser
 
 HEALTH_TIMEOUT_SECONDS = 2.0
 LONGEST_ERROR_BYTES = 64 * 1024
+NOT_THERE = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET})
 BROKEN_FINISHES = frozenset({"abort", "error"})  # vLLM's words for a reply it gave up
 
 
@@ -58,7 +60,7 @@ class OpenAiHttpEngine:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise failures.absent() from error
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise failures.lost(f"the connection to the engine broke ({_words(error)})") from error
+            raise failures.lost(_loss(error)) from error
 
     async def health(self) -> Health:
         """See engines.Engine."""
@@ -77,7 +79,8 @@ class OpenAiHttpEngine:
             return Health(False, f"the engine at {self.address} does not answer within {HEALTH_TIMEOUT_SECONDS:g} s")
         except (aiohttp.ClientError, ConnectionError) as error:
             self._context_tokens = 0  # another engine may come
-            why = "" if self._endpoint.socket_path else f" ({_words(error)})"
+            plain = isinstance(error, OSError) and error.errno in NOT_THERE and self._endpoint.socket_path
+            why = "" if plain else f" ({_words(error)})"
             return Health(False, f"waiting for the engine at {self.address}{why}")
         if status in (401, 403):
             return Health(False, f"the engine at {self.address} refuses our key (HTTP {status})", answers=True)
@@ -194,6 +197,14 @@ def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
     if endpoint.socket_path is not None:
         return aiohttp.UnixConnector(path=str(endpoint.socket_path), limit=0, force_close=True)
     return aiohttp.TCPConnector(limit=0)
+
+
+def _loss(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.SocketTimeoutError):
+        return "the engine's connection was cut in mid-stream"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "the engine hung up before it answered"
+    return f"the connection to the engine broke ({_words(error)})"
 
 
 def _words(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from selfware_agent import fold, state
 from selfware_common import clients, events, paths
 from selfware_common.rpc import agent_pb2, agent_pb2_grpc, checkpoint_pb2, checkpoint_pb2_grpc
 from selfwarectl.foreground import Stack
+from selfwarectl.supervised import Backoff
 
 ENDED = {agent_pb2.TASK_STATE_SOLVED, agent_pb2.TASK_STATE_FAILED, agent_pb2.TASK_STATE_CANCELLED}
 SETTINGS = '[llm]\nmodel = "scripted"\n[observability.logging]\nlevel = "info"\n'
@@ -70,7 +71,7 @@ class Rig:
         argv = [sys.executable, "-m", "selfware_common.testing.scripted_engine"]
         argv += ["--socket", str(self.paths.engine_socket("scripted")), "--script", str(script_file)]
         argv += ["--state", str(state_file)]
-        self.stack = Stack(home, engine_argv=argv, grace_seconds=10)
+        self.stack = Stack(home, engine_argv=argv, grace_seconds=10, backoff=Backoff(0, 0))
 
     async def __aenter__(self) -> Rig:
         await self.stack.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selfware_common import events
+from selfware_common.rpc import checkpoint_pb2
 from tests.prove.common import Verdict, arguments, report, say
 from tests.rig import Job, Rig, effect_ids, folded, temporary_home, tree_hash
 
@@ -102,31 +104,46 @@ def jobs(workspace: Path) -> list[Job]:
     return [*sampled[:3], *loops, *sampled[3:]]
 
 
-async def run(kills: int, seed: int) -> Outcome:
-    """One run of the whole job in a fresh home, with `kills` random SIGKILLs."""
-    async with temporary_home() as home:
-        workspace = home / "workspaces" / "job"
-        make_workspace(workspace)
-        async with Rig(home, script(), approve=lambda _: True) as rig:
-            for job in jobs(workspace):
-                await rig.submit(job)
-            done = await _kill_at_random(rig, kills, random.Random(seed)) if kills else 0
-            tasks = await rig.all_ended(len(jobs(workspace)), deadline_seconds=240)
-            journal = await rig.events()
-            unknown = sum(b'"state":"unknown"' in event.payload for event in journal)
-            assert len(tasks) == len(jobs(workspace))
-        subjects = subprocess.run(
-            ["git", "log", "--format=%s"], cwd=workspace, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        return Outcome(
-            tuple((event.kind, _stable(event.payload)) for event in journal),
-            folded(journal).digest(),
-            tree_hash(workspace),
-            tuple(subjects),
-            tuple(effect_ids(journal)),
-            done,
-            unknown,
-        )
+async def run(base: Path, kills: int, seed: int) -> Outcome:
+    """One run of the whole job in a fresh home (always the same path: it is part of the events)."""
+    home = base / "home"
+    home.mkdir()
+    try:
+        return await _run(home, kills, seed)
+    finally:
+        shutil.rmtree(home)
+
+
+async def _run(home: Path, kills: int, seed: int) -> Outcome:
+    workspace = home / "workspaces" / "job"
+    make_workspace(workspace)
+    async with Rig(home, script(), approve=lambda _: True) as rig:
+        for job in jobs(workspace):
+            await rig.submit(job)
+        done = await _kill_at_random(rig, kills, random.Random(seed)) if kills else 0
+        tasks = await rig.all_ended(len(jobs(workspace)), deadline_seconds=240)
+        journal = await rig.events()
+        unknown = sum(b'"state":"unknown"' in event.payload for event in journal)
+        assert len(tasks) == len(jobs(workspace))
+    subjects = subprocess.run(
+        ["git", "log", "--format=%s"], cwd=workspace, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return Outcome(
+        _by_task(journal),
+        folded(journal).digest(),
+        tree_hash(workspace),
+        tuple(sorted(subjects)),
+        tuple(effect_ids(journal)),
+        done,
+        unknown,
+    )
+
+
+def _by_task(journal: list[checkpoint_pb2.Event]) -> tuple[tuple[str, str], ...]:
+    """Events in their order within each task: while one task waits for a person, others go on, as it happens."""
+    assert [event.sequence for event in journal] == list(range(1, len(journal) + 1)), "the journal has a gap"
+    ordered = sorted(journal, key=lambda event: (events.decode(event.payload)["task_id"], event.sequence))
+    return tuple((event.kind, _stable(event.payload)) for event in ordered)
 
 
 def _stable(payload: bytes) -> str:
@@ -169,12 +186,17 @@ def compare(calm: Outcome, stormy: Outcome) -> list[str]:
 
 async def prove(rounds: int, seed: int) -> Verdict:
     """`rounds` counts kills; they are spread over as many runs of the job as needed."""
-    calm = await run(0, seed)
+    async with temporary_home() as base:
+        return await _prove(base, rounds, seed)
+
+
+async def _prove(base: Path, rounds: int, seed: int) -> Verdict:
+    calm = await run(base, 0, seed)
     say(f"undisturbed: {len(calm.events)} events, {len(calm.effects)} effects, tree {calm.tree[:12]}")
     faults = lost = duplicated = unknown = 0
     ok = True
     while faults < rounds:
-        stormy = await run(min(KILLS_PER_ROUND, rounds - faults), seed + faults)
+        stormy = await run(base, min(KILLS_PER_ROUND, rounds - faults), seed + faults)
         faults += stormy.kills
         differences = compare(calm, stormy)
         lost += max(0, len(calm.events) - len(stormy.events))

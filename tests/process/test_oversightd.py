@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -90,10 +91,10 @@ class Stack:
         self._channel: grpc.Channel | None = None
         self.errors = home / "errors"
 
-    def start(self, *prefix: str) -> int:
+    def start(self, *prefix: str, program: tuple[str, ...] = ("-m", "selfware_oversightd")) -> int:
         with self.errors.open("a") as errors:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "selfware_oversightd"],
+                [*prefix, sys.executable, *program],
                 env={**os.environ, "SELFWARE_HOME": str(self.home)},
                 stderr=errors,
                 text=True,
@@ -327,6 +328,59 @@ def test_kills_at_random_instants_never_lose_or_repeat_an_action(stack: Stack) -
         assert (last.state, last.result.ok) == (DONE, True), last
         assert stack.lines() == ["begin", "end"] * number
     assert stack.get("/audit/verify")[1]["ok"]
+
+
+DYING = """
+import os, signal, sys
+from selfware_oversightd import approvals, tools
+from selfware_oversightd.__main__ import main
+from selfware_oversightd.ledger import Ledger
+from selfware_tool import launcher
+
+def die(*ignored, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dying_after(function):
+    def call(*arguments, **more):
+        function(*arguments, **more)
+        die()
+    return call
+
+POINTS = {
+    "after the intent, before the request is written": lambda: setattr(launcher, "prepare", die),
+    "after the request, before the launch": lambda: setattr(launcher, "launch", die),
+    "right after the launch": lambda: setattr(launcher, "launch", dying_after(launcher.launch)),
+    "after the tool ended, before its result is recorded": lambda: setattr(Ledger, "end", die),
+    "in the transaction of the result": lambda: setattr(Ledger, "end", dying_after(Ledger.end)),
+    "after the result, before its directory is removed": lambda: setattr(tools.Tools, "remove", die),
+    "while the approval is used up": lambda: setattr(approvals, "use", dying_after(approvals.use)),
+    "in the transaction of the intent": lambda: setattr(Ledger, "intend", dying_after(Ledger.intend)),
+    "in the transaction of the answer": lambda: setattr(Ledger, "hold", dying_after(Ledger.hold)),
+}
+POINTS[sys.argv.pop(1)]()
+main()
+"""
+POINTS = [line.split('"')[1] for line in DYING.splitlines() if line.startswith('    "')]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_dying_at_the_worst_instant_costs_and_repeats_nothing(bare: Stack, point: str) -> None:
+    bare.start(program=("-c", DYING, point))
+    bare.goal()
+    argv = ["sh", "-c", "echo once >> lines"]
+    stream = bare.perform("e-1", argv)
+    stream.wait_for(lambda update: update.state == WAITING)
+    with contextlib.suppress(ConnectionError, http.client.HTTPException):
+        bare.post("/interventions/appr-1/approve")
+    assert bare.process is not None
+    assert bare.process.wait(20) == -signal.SIGKILL
+    stream.join()
+    bare.start()
+    bare.post("/interventions/appr-1/approve")  # the operator heard nothing and tries again
+    assert bare.perform("e-1", argv).end().state == DONE
+    assert bare.lines() == ["once"]
+    assert bare.get("/interventions?state=all")[1]["interventions"][0]["state"] == "used"
+    assert bare.get("/audit/verify")[1]["ok"]
 
 
 def test_an_action_whose_end_was_lost_is_unknown_and_not_repeated(stack: Stack) -> None:

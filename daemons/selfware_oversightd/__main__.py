@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import selfware_common
 from selfware_common.daemon import Daemon, run
@@ -18,10 +18,12 @@ from selfware_oversightd.config import asking_of, rules_of
 from selfware_oversightd.desk import Desk
 from selfware_oversightd.effects import RETRY_SECONDS, Effects
 from selfware_oversightd.ledger import Ledger
-from selfware_oversightd.operator_api import OperatorApi
 from selfware_oversightd.records import Approval, State
 from selfware_oversightd.service import SERVICE_NAME, OversightService
 from selfware_oversightd.tools import Tools
+
+if TYPE_CHECKING:
+    from selfware_oversightd.operator_api import OperatorApi
 
 IDLE_SECONDS = 30.0
 RUNNING_SECONDS = 10.0  # how often a long action is mentioned
@@ -44,7 +46,7 @@ class Oversightd(Daemon):
         self._desk = Desk(self._ledger, self._effects, self.paths)
         self._rules = rules_of(self.settings)
         self._effects.recover()
-        self._api = OperatorApi(self._ledger, self._desk, self.report)
+        self._api = _operator_api()(self._ledger, self._desk, self.report)
         await self._api.start(self.paths.socket_of(self.name, "operator.sock"))
         self._farewell = asyncio.get_running_loop().create_task(self._hang_up_on_stop())
 
@@ -143,6 +145,19 @@ class Oversightd(Daemon):
         record = self._ledger.effect(approval.effect_id)
         assert record is not None
         return f"waiting for approval {approval.approval_id}: {record.summary}"
+
+
+def _operator_api() -> type[OperatorApi]:
+    """Imported without the web's certificates: aiohttp reads them all, 80 ms of every restart, and we never use TLS."""
+    given = os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = os.devnull
+    try:
+        from selfware_oversightd.operator_api import OperatorApi
+    finally:
+        del os.environ["SSL_CERT_FILE"]
+        if given is not None:
+            os.environ["SSL_CERT_FILE"] = given
+    return OperatorApi
 
 
 def main() -> None:

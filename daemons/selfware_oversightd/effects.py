@@ -165,6 +165,8 @@ class Effects:
             outcome = Outcome(State.DONE, "finished; nothing was run", ok=True)
         elif proposal.action is not None and (problem := self._tools.problem(record)):
             outcome = Outcome(State.REFUSED, f"refused: {problem}")
+        elif verdict is Verdict.ALLOW:
+            self._tools.require_room(record.effect_id)
         with self._ledger.transaction():
             if outcome is None and verdict is Verdict.ASK:
                 record = self._ask(record, now)
@@ -212,6 +214,7 @@ class Effects:
 
     def _intend(self, record: EffectRecord) -> None:
         self._tools.require_sandbox()
+        self._tools.require_room(record.effect_id)
         now = self._clock()
         refusal = self._tools.problem(record)
         with self._ledger.transaction() as connection:

@@ -8,6 +8,7 @@ content.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,6 +27,8 @@ from selfware_tool.probe import Probe, probe
 from selfware_tool.request import Limits, Request
 
 MAX_LAUNCHES = 3
+ROOM_BYTES = 512 * 1024  # an action begins only where its output and its result will find room
+ROOM_FILES = 16
 
 
 class Tools:
@@ -44,6 +47,12 @@ class Tools:
             self.sandbox = probe()
         self.sandbox.require()
 
+    def require_room(self, effect_id: str) -> None:
+        """Raises DiskFullError: an action whose end could not be recorded would be one of unknown outcome."""
+        room = os.statvfs(self._where.state_of("oversightd"))
+        if room.f_bavail * room.f_frsize < ROOM_BYTES or (room.f_files and room.f_favail < ROOM_FILES):
+            raise DiskFullError(what=f"the action {effect_id}", path=self.effects)
+
     def problem(self, record: EffectRecord) -> str:
         """Why it can never be run as it is, or ''."""
         try:
@@ -58,6 +67,7 @@ class Tools:
         for _ in range(MAX_LAUNCHES):
             if inspect(directory).state is EffectState.NOT_STARTED:
                 self.require_sandbox()
+                self.require_room(record.effect_id)
                 try:
                     self._start(record)
                 except ActionRefusedError as error:

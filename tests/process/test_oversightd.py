@@ -525,7 +525,7 @@ def test_a_second_instance_is_refused_in_one_sentence(stack: Stack) -> None:
 def test_a_full_disk_is_one_clear_error_and_everything_goes_on_afterwards(bare: Stack) -> None:
     state = bare.home / "state"
     state.mkdir()
-    mount = f'mount -t tmpfs -o size=1m,nr_inodes=200 tmpfs {state} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=4m,nr_inodes=200 tmpfs {state} && exec "$@"'
     if subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"], capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a small tmpfs in a private mount namespace here")
     pid = bare.start("unshare", "-m", "sh", "-c", mount, "sh")
@@ -539,9 +539,12 @@ def test_a_full_disk_is_one_clear_error_and_everything_goes_on_afterwards(bare: 
     done = bare.lines()
     error = bare.perform("e-2").join()
     assert error is not None
+    assert bare.post("/pause")[0] in {200, 507}
+    assert bare.post("/goals", goal_id="big", workspace=str(bare.workspace), check=["x" * 500_000])[0] == 507
     assert bare.perform("e-1").end().state == DONE
     assert bare.lines() == done
     filler.unlink()
+    assert bare.post("/resume")[0] == 200
     assert bare.perform("e-2").end().state == DONE
     until(lambda: bare.get("/health")[0] == 200)
     assert bare.get("/audit/verify")[1]["ok"]

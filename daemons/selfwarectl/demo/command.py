@@ -1,8 +1,9 @@
-"""`selfwarectl demo`, which is `make run`: the whole stack, a real job on the embedded model, an honest table.
+"""`selfwarectl demo`, which is `make run`: the whole stack, a real job on the embedded model, an honest
+table.
 
-Nothing here solves anything: it starts the stack, creates a small repository, hands over goals as any operator would,
-watches, and afterwards runs every check once more by itself, in the sandbox, because a claim of success counts only
-with evidence.
+Nothing here solves anything: it starts the stack, creates a small repository, hands over goals as any
+operator would, watches, and afterwards runs every check once more by itself, in the sandbox, because a
+claim of success counts only with evidence.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,10 +21,11 @@ import grpc
 import grpc.aio
 
 from selfware_common import clients, paths, settings
+from selfware_common.errors import UnreachableError
 from selfware_common.rpc import agent_pb2, agent_pb2_grpc
 from selfwarectl import output, reach
 from selfwarectl.demo import evidence
-from selfwarectl.demo.demo_job import DemoTask, create_repository, load_tasks
+from selfwarectl.demo.demo_job import DemoTask, create, load_tasks
 from selfwarectl.demo.screen import Screen
 from selfwarectl.foreground import Stack
 
@@ -52,7 +53,7 @@ async def _demo(attempts: int, limit: int) -> int:
     home = Path(os.environ.get("SELFWARE_HOME", ".selfware")).absolute()
     tasks = load_tasks()[: limit or None]
     run, workspace = _fresh_workspace(home)
-    create_repository(workspace, tasks)
+    create(workspace, tasks)
     screen = Screen(len(tasks))
     began = time.monotonic()
     async with _stack(home, screen):
@@ -102,7 +103,7 @@ async def _give_up_when_failed(stack: Stack, task: asyncio.Task[object]) -> str:
 
 
 async def _work(
-    where: paths.Paths, tasks: list[DemoTask], run: str, workspace: Path, attempts: int, screen: Screen
+    where: paths.Paths, tasks: tuple[DemoTask, ...], run: str, workspace: Path, attempts: int, screen: Screen
 ) -> dict[str, agent_pb2.Task]:
     """Hand over every goal, then watch until all have ended; returns the results by task name."""
     names = {f"{run}-{task.name}": task.name for task in tasks}
@@ -148,7 +149,7 @@ async def _submit(
         try:
             await asyncio.to_thread(reach.operator, "POST", "/goals", goal)
             await agent.Submit(request, timeout=10)
-        except (reach.UnreachableError, grpc.aio.AioRpcError) as error:
+        except (UnreachableError, grpc.aio.AioRpcError) as error:
             if attempt == 99 or (isinstance(error, grpc.aio.AioRpcError) and error.code() not in _PASSING):
                 raise reach.FailedError(reason=f"The agent did not take a goal: {error}.") from error
             await asyncio.sleep(0.2)
@@ -168,10 +169,7 @@ def _fresh_workspace(home: Path) -> tuple[str, Path]:
     """demo-1, demo-2, ...: earlier work is never overwritten."""
     parent = home / "workspaces"
     parent.mkdir(parents=True, exist_ok=True)
-    for number in range(1, sys.maxsize):
-        try:
-            (parent / f"demo-{number}").mkdir()
-        except FileExistsError:
-            continue
-        return f"demo-{number}", parent / f"demo-{number}"
-    raise AssertionError
+    number = 1
+    while (parent / f"demo-{number}").exists():
+        number += 1
+    return f"demo-{number}", parent / f"demo-{number}"

@@ -17,8 +17,8 @@ def holds(home: Path, workspace: Path, task: DemoTask) -> bool:
     """Whether the check of `task` passes on the workspace as it is now."""
     (home / "state").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home / "state", prefix="evidence-") as directory:
-        action = {"kind": "run_command", "argv": list(task.check), "timeout_seconds": SECONDS}
-        request = Request.of(f"evidence-{task.name}", str(workspace), action)
+        action = {"run_command": {"argv": list(task.check), "timeout_seconds": SECONDS}}
+        request = Request(f"evidence-{task.name}", action, str(workspace), launcher.python_home())
         effect = launcher.prepare(Path(directory), request)
         launcher.launch(effect)
         status = launcher.wait(effect, SECONDS + 10)

@@ -35,7 +35,7 @@ class Screen:
     def show(self, name: str, progress: agent_pb2.Progress) -> None:
         """What is happening now; without a terminal only a new attempt is worth a line."""
         task = progress.task
-        if task.state != agent_pb2.TASK_STATE_RUNNING and task.state != agent_pb2.TASK_STATE_WAITING:
+        if task.state not in (agent_pb2.TASK_STATE_RUNNING, agent_pb2.TASK_STATE_WAITING):
             return
         rate = f", {progress.tokens_per_second:.0f} tokens/s" if progress.tokens_per_second else ""
         text = (

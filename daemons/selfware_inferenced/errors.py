@@ -29,7 +29,7 @@ class RequestRefusedError(SelfwareError):
 class ContextOverflowError(SelfwareError):
     """The request is longer than the context of the engine at {engine}: {reason}."""
 
-    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = grpc.StatusCode.OUT_OF_RANGE
     exit_code = 65
     hint = "Send less text, or raise [llm] max_model_len and restart the engine."
 

@@ -101,7 +101,7 @@ def test_a_stream_that_never_finishes_is_given_up_with_one_sentence(stack: Stack
         ("status=422 says=odd", grpc.StatusCode.INVALID_ARGUMENT, "refused the request: odd."),
         (
             "status=400 says=request_exceeds_the_available_context_size",
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            grpc.StatusCode.OUT_OF_RANGE,
             "is longer than the context of the engine",
         ),
         ("status=404 says=no_such_model", grpc.StatusCode.FAILED_PRECONDITION, "does not serve stub: no such model."),

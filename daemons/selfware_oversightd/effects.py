@@ -254,7 +254,7 @@ class Effects:
             return
         self.running.pop(record.effect_id, None)
         self.count_end(record.effect_id, outcome.state)
-        self._tools.remove(record.effect_id)
+        await asyncio.to_thread(self._tools.remove, record.effect_id)  # slow on a busy disk; the answer goes first
 
     def _let_go(self, effect_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(effect_id, None)

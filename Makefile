@@ -4,6 +4,8 @@ PY := .venv/bin/python
 CTL := .venv/bin/selfwarectl
 SELFWARE_HOME ?= $(CURDIR)/.selfware
 export SELFWARE_HOME
+# In a plain chroot the kernel makes no sandboxes: root gives the command a root of its own. Elsewhere this does nothing.
+ROOTED := python3 -I daemons/selfware_tool/real_root.py
 
 .PHONY: help run up test check deb bench prove lock protos clean
 
@@ -13,12 +15,12 @@ help: ## this list
 run: ## install everything, run the demo job on the embedded model to its end, print an honest table
 	@packaging/bootstrap runtime
 	@$(CTL) models fetch --quiet-if-present
-	@$(CTL) demo
+	@$(ROOTED) $(CTL) demo
 
 up: ## the same stack, left running until Ctrl-C
 	@packaging/bootstrap runtime
 	@$(CTL) models fetch --quiet-if-present
-	@$(CTL) up
+	@$(ROOTED) $(CTL) up
 
 check: ## static checks only: ruff, mypy --strict
 	@packaging/bootstrap dev
@@ -28,15 +30,15 @@ check: ## static checks only: ruff, mypy --strict
 test: ## everything: static checks, unit, process, a seeded sample of each proof
 	@packaging/bootstrap dev
 	@$(CTL) models fetch smollm2-135m --quiet-if-present
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(ROOTED) $(PY) -m pytest $(PYTEST_ARGS)
 
 bench: ## BENCH=checkpoint|journal|recovery|startup|idle: JSON lines on stdout
 	@packaging/bootstrap bench
-	@$(PY) -m tests.bench.$(or $(BENCH),$(error say which: make bench BENCH=journal))
+	@$(ROOTED) $(PY) -m tests.bench.$(or $(BENCH),$(error say which: make bench BENCH=journal))
 
 prove: ## PROOF=kills|effects [SEED=n ROUNDS=n]: JSON lines on stdout
 	@packaging/bootstrap dev
-	@$(PY) -m tests.prove.$(or $(PROOF),$(error say which: make prove PROOF=kills)) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	@$(ROOTED) $(PY) -m tests.prove.$(or $(PROOF),$(error say which: make prove PROOF=kills)) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 lock: ## write packaging/locks from pyproject.toml (needs uv)
 	@packaging/relock

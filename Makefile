@@ -36,7 +36,7 @@ bench: ## BENCH=checkpoint|journal|recovery|startup|idle: JSON lines on stdout
 	@packaging/bootstrap bench
 	@$(ROOTED) $(PY) -m tests.bench.$(or $(BENCH),$(error say which: make bench BENCH=journal))
 
-prove: ## PROOF=kills|effects [SEED=n ROUNDS=n]: JSON lines on stdout
+prove: ## PROOF=kills|effects|demo [SEED=n ROUNDS=n]: JSON lines on stdout
 	@packaging/bootstrap dev
 	@$(ROOTED) $(PY) -m tests.prove.$(or $(PROOF),$(error say which: make prove PROOF=kills)) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 

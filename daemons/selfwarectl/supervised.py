@@ -26,7 +26,9 @@ FATAL_EXITS = frozenset({65, 66, 75, 78})
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. With `health_socket` it is ready when HTTP GET /health there is answered; without, at READY=1."""
+    """What to run. With `health_socket` it is an engine: ready when HTTP GET /health there is answered, and started
+    again whatever its exit status (an engine whose worker died may end with 0). Any other program is ready at READY=1,
+    and when it ends with 0 it meant to end, as the agent does at max_runtime_hours."""
 
     name: str
     argv: tuple[str, ...]
@@ -94,6 +96,9 @@ class Child:
                 break
             if code in FATAL_EXITS:
                 return f"{self.program.name} {self.last_end}: {self._last_line()}"
+            if code == 0 and self.program.health_socket is None:
+                self._log.info("%s ended by itself", self.program.name)
+                return ""
             lived = time.monotonic() - began
             failures = self._backoff.failures(failures, lived)
             delay = self._backoff.delay(failures, lived)

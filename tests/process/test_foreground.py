@@ -107,6 +107,19 @@ def test_a_program_that_ignores_the_stop_is_killed_after_the_grace(home: Path) -
     run(work)
 
 
+def test_a_program_that_means_to_end_stays_ended_and_the_rest_goes_on(home: Path) -> None:
+    async def work() -> None:
+        stack = stack_of(home, fine=SERVE, done=READY + "s.send(b'READY=1')")
+        await stack.start()
+        await until(lambda: stack.is_ready("fine") and stack.pid_of("done") is None)
+        await asyncio.sleep(0.2)
+        assert (stack.pid_of("done"), stack.restarts["done"]) == (None, 0)
+        assert stack.pid_of("fine") is not None
+        await stack.stop()
+
+    run(work)
+
+
 def test_a_configuration_error_is_reported_with_the_programs_own_words_and_not_tried_again(home: Path) -> None:
     async def work() -> None:
         code = "import sys; sys.stderr.write('unknown key sytem\\n'); sys.exit(78)"

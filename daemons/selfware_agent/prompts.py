@@ -3,6 +3,10 @@
 All pure: text in, text out. The wording was chosen by experiment with Qwen2.5-Coder-0.5B, which solves tiny tasks
 if it is asked for one thing: the whole new text of one file, as the last field of one JSON object. The state machine
 already knows the tool and the path, so the schema leaves the model no choice there.
+
+What helped, most first: worked examples (they teach the form better than any rule), single quotes (an unescaped
+double quote ends the JSON string in the middle of a line), the goal in one precise sentence at the very end, and
+files without placeholders such as `raise NotImplementedError` (they are copied).
 """
 
 from __future__ import annotations
@@ -46,34 +50,48 @@ class Sampling:
     seed: int
 
 
-EXAMPLE_GOAL = "Fix area: it must multiply, not add. It raises ValueError if a side is negative."
-EXAMPLE_FILE = FileText(
-    "pocket/shapes.py",
-    """# Shapes.
+@dataclass(frozen=True)
+class Example:
+    """A worked example: a goal, the file before and the file after."""
+
+    goal: str
+    before: FileText
+    after: str
 
 
-def area(width, height):
-    return width + height
-""",
+EXAMPLES = (
+    Example(
+        "Fix area: it must multiply, not add. It raises ValueError if a side is negative.",
+        FileText(
+            "pocket/shapes.py",
+            "# Shapes.\n\n\ndef area(width, height):\n    return width + height\n",
+        ),
+        "# Shapes.\n\n\ndef area(width, height):\n"
+        "    if width < 0 or height < 0:\n"
+        "        raise ValueError('a side is negative')\n"
+        "    return width * height",
+    ),
+    Example(
+        "Complete the class Lamp: add the method toggle, which turns it on if it is off, and off if it is on.",
+        FileText(
+            "pocket/lamp.py",
+            "# Lamps.\n\n\nclass Lamp:\n    def __init__(self):\n        self.on = False\n",
+        ),
+        "# Lamps.\n\n\nclass Lamp:\n    def __init__(self):\n        self.on = False\n\n"
+        "    def toggle(self):\n        self.on = not self.on",
+    ),
 )
-EXAMPLE_ANSWER = """# Shapes.
-
-
-def area(width, height):
-    if width < 0 or height < 0:
-        raise ValueError('a side is negative')
-    return width * height
-"""
+"""Small models learn the form of the answer from examples, not from rules. They are part of every prompt, so the
+engine computes them once."""
 
 
 def chat(goal: str, target: FileText, context: Sequence[FileText], failure: str = "") -> list[Message]:
-    """The whole conversation for one try: the rules, one worked example, and the real request."""
-    return [
-        Message("system", SYSTEM_PROMPT),
-        Message("user", user_prompt(EXAMPLE_GOAL, EXAMPLE_FILE, ())),
-        Message("assistant", write_file_answer(EXAMPLE_FILE.path, EXAMPLE_ANSWER)),
-        Message("user", user_prompt(goal, target, context, failure)),
-    ]
+    """The whole conversation for one try: the rules, the worked examples, and the real request."""
+    turns = [Message("system", SYSTEM_PROMPT)]
+    for example in EXAMPLES:
+        turns.append(Message("user", user_prompt(example.goal, example.before, ())))
+        turns.append(Message("assistant", write_file_answer(example.before.path, example.after)))
+    return [*turns, Message("user", user_prompt(goal, target, context, failure))]
 
 
 def user_prompt(goal: str, target: FileText, context: Sequence[FileText], failure: str = "") -> str:

@@ -45,8 +45,8 @@ class Paths:
         return path
 
     def engine_socket(self, model: str) -> Path:
-        """Where the engine that serves `model` listens."""
-        return self.socket_of("engine", f"{model}.sock")
+        """Where the engine that serves `model` listens; the "/" of a hub's name becomes "-"."""
+        return self.socket_of("engine", f"{model.strip('/').replace('/', '-')}.sock")
 
 
 def foreground(home: Path) -> Paths:

@@ -188,6 +188,10 @@ class Llm:
     model_path: str = setting("", "A model file or directory instead of the catalogue.")
     base_url: str = setting("", "Endpoint: http://host:port/v1 or unix:/path/engine.sock.")
     api_key_file: str = setting("", "File holding the endpoint's key; never written to logs or events.")
+    vllm_command: tuple[str, ...] = setting(
+        ("vllm",), "vLLM: how to start it, in an environment of its own: the command, or python -m ...api_server."
+    )
+    vllm_arguments: tuple[str, ...] = setting((), "vLLM: more arguments, such as --dtype bfloat16; they win.")
     tensor_parallel_size: int = setting(1, "vLLM: GPUs per model.", minimum=1)
     gpu_memory_utilization: float = setting(0.90, "vLLM: share of GPU memory.", minimum=0.01, maximum=1)
     max_model_len: int = setting(8192, "Context window of the engine.", minimum=256)

@@ -1,5 +1,6 @@
 """`python -m selfware_engine --model NAME|PATH --socket PATH`: prove the model, serve it until SIGTERM.
 
+With `--provider vllm` the model is served by vLLM as selfware.toml describes it, else by llama.cpp in this process.
 Holds ``<socket>.lock`` for its whole life, so a second engine cannot steal the socket of a living one, and
 a socket that a killed engine left behind can be removed safely.
 """
@@ -7,7 +8,8 @@ a socket that a killed engine left behind can be removed safely.
 from __future__ import annotations
 
 import argparse
-import fcntl
+import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -16,13 +18,14 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from selfware_common import log, models
-from selfware_common.errors import AlreadyRunningError, SelfwareError, SocketPathTooLongError
+from selfware_common import log, models, paths, settings
+from selfware_common.errors import SelfwareError
 from selfware_common.notify import Notifier
+from selfware_engine import group, lock, vllm
 from selfware_engine.llama import Llama, Settings
 
-LONGEST_SOCKET_PATH_BYTES = 107
 SOCKET_UMASK = 0o117
+PROVIDERS = ("embedded", "vllm")
 
 
 class ModelFileMissingError(SelfwareError):
@@ -35,14 +38,66 @@ class ModelFileMissingError(SelfwareError):
 def main() -> int:
     """Ends with 0 at SIGTERM; returns an error's own code after saying its sentence."""
     logger = log.setup("selfware-engine")
+    given = _arguments(sys.argv[1:])
     try:
-        settings = _settings(sys.argv[1:])
-        _take_lock(settings.socket_path)
-        began = time.monotonic()
-        _engine = _start(settings)
+        if given.provider == "vllm":
+            _serve_vllm(given, logger)
+        else:
+            _serve_embedded(_settings(given), logger)
     except SelfwareError as error:
         logger.error("%s", error)
         return error.exit_code
+    return 0
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="selfware-engine", description="Serve one model over OpenAI-compatible HTTP on a Unix socket."
+    )
+    parser.add_argument("--provider", choices=PROVIDERS, default="embedded", help="llama.cpp in this process, or vLLM")
+    parser.add_argument("--model", required=True, help="a name (of the catalogue; for vLLM of a hub), or a path")
+    parser.add_argument("--name", default="", help="what clients call the model; default: its own name")
+    parser.add_argument("--socket", required=True, type=Path, help="the Unix socket to serve on")
+    parser.add_argument("--slots", type=int, help="requests decoded at the same time")
+    parser.add_argument("--context", type=int, help="tokens one request may use")
+    parser.add_argument("--threads", type=int, default=0, help="embedded: 0 = all cores but one")
+    return parser.parse_args(arguments)
+
+
+def _serve_vllm(given: argparse.Namespace, logger: logging.Logger) -> None:
+    """Everything about vLLM that is not an argument of ours stands in selfware.toml."""
+    llm = _llm_of(given, settings.load(paths.from_environment().config_file).llm)
+    vllm.check(llm)
+    socket_path = given.socket.absolute()
+    server = group.Server("vLLM", vllm.argv(llm, socket_path), vllm.environment(), socket_path, lock.take(socket_path))
+    notifier = Notifier()
+
+    def on_ready(seconds: float) -> None:
+        slots = f"{llm.max_num_seqs} requests of {llm.max_model_len} tokens at once"
+        sentence = f"serving {llm.model} with vLLM: {slots}, ready after {seconds:.1f} s"
+        logger.info("%s", sentence, extra=log.fields(model=llm.model))
+        notifier.ready(sentence)
+
+    group.serve(server, on_ready)
+    notifier.stopping("stopped")
+
+
+def _llm_of(given: argparse.Namespace, llm: settings.Llm) -> settings.Llm:
+    """The settings with what the command line says instead."""
+    return dataclasses.replace(
+        llm,
+        model=given.name or vllm.own_name(given.model),
+        model_path=given.model,
+        max_num_seqs=given.slots or llm.max_num_seqs,
+        max_model_len=given.context or llm.max_model_len,
+    )
+
+
+def _serve_embedded(settings: Settings, logger: logging.Logger) -> None:
+    """Does not return once it serves: the process ends."""
+    lock.take(settings.socket_path)
+    began = time.monotonic()
+    _engine = _start(settings)
     stop = threading.Event()
 
     def on_stop(_signal: int, _frame: FrameType | None) -> None:
@@ -64,18 +119,10 @@ def main() -> int:
     os._exit(0)
 
 
-def _settings(arguments: list[str]) -> Settings:
-    parser = argparse.ArgumentParser(
-        prog="selfware-engine", description="Serve one model with llama.cpp on a Unix socket."
-    )
-    parser.add_argument("--model", required=True, help="a name of the catalogue, or a path to a GGUF file")
-    parser.add_argument("--socket", required=True, type=Path, help="the Unix socket to serve on")
-    parser.add_argument("--slots", type=int, default=Settings.slots, help="requests decoded at the same time")
-    parser.add_argument("--context", type=int, default=Settings.context_tokens, help="tokens one request may use")
-    parser.add_argument("--threads", type=int, default=0, help="0 = all cores but one")
-    given = parser.parse_args(arguments)
+def _settings(given: argparse.Namespace) -> Settings:
     path, name = _proved_model(given.model)
-    return Settings(path, name, given.socket.absolute(), given.slots, given.context, given.threads)
+    slots, context = given.slots or Settings.slots, given.context or Settings.context_tokens
+    return Settings(path, given.name or name, given.socket.absolute(), slots, context, given.threads)
 
 
 def _proved_model(wanted: str) -> tuple[Path, str]:
@@ -86,23 +133,6 @@ def _proved_model(wanted: str) -> tuple[Path, str]:
             raise ModelFileMissingError(path=path)
         return path, path.stem
     return models.verify(models.find(wanted)), wanted
-
-
-def _take_lock(socket_path: Path) -> None:
-    """Open and lock for the life of the process; the kernel lets go of it at any death of ours."""
-    if (length := len(os.fsencode(socket_path))) > LONGEST_SOCKET_PATH_BYTES:
-        raise SocketPathTooLongError(path=socket_path, length=length, limit=LONGEST_SOCKET_PATH_BYTES)
-    socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-    path = socket_path.with_name(socket_path.name + ".lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise AlreadyRunningError(daemon="selfware-engine", pid=holder, path=path) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def _start(settings: Settings) -> Llama:

@@ -25,13 +25,15 @@ from pathlib import Path
 
 import grpc
 
-from selfware_common import paths
+from selfware_common import http_health, paths
 from selfware_common.errors import AlreadyRunningError, SelfwareError
 from selfware_common.settings import Settings, load
 from selfware_common.sockets import InstanceLock
 from selfwarectl.supervised import Backoff, Child, Program
 
 SUPERVISOR_VARIABLES = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "JOURNAL_STREAM"})
+OWN_ENGINES = {"embedded": "embedded", "llamacpp": "embedded", "vllm": "vllm"}
+"""Providers that without a base_url are served by an engine of the stack, and which kind."""
 LEFTOVER_SECONDS = 15.0
 HOUSEKEEPING_SECONDS = 5.0
 
@@ -54,10 +56,10 @@ class StackFailedError(SelfwareError):
 def programs_of(where: paths.Paths, settings: Settings, engine_argv: Sequence[str] | None = None) -> list[Program]:
     """The stack in start order; `engine_argv` stands in for the engine that the settings would choose."""
     programs = [_daemon(name) for name in ("checkpointd", "resourced", "oversightd")]
-    if engine_argv is not None or settings.llm.provider == "embedded":
-        model = settings.llm.model_path or settings.llm.model
-        listen = where.engine_socket(Path(model).stem if "/" in model else model)
-        argv = engine_argv or _engine(model, listen, settings)
+    own = settings.llm.provider in OWN_ENGINES and not settings.llm.base_url
+    if engine_argv is not None or own:
+        listen = where.engine_socket(settings.llm.model)  # where inferenced looks for it
+        argv = engine_argv or _engine(listen, settings)
         programs.append(Program("engine", tuple(argv), health_socket=listen))
     return [*programs, _daemon("inferenced"), _daemon("agent")]
 
@@ -194,32 +196,19 @@ def _daemon(name: str) -> Program:
     return Program(name, (sys.executable, "-m", f"selfware_{name}"))
 
 
-def _engine(model: str, listen: Path, settings: Settings) -> tuple[str, ...]:
-    fixed = (sys.executable, "-m", "selfware_engine", "--model", model, "--socket", str(listen))
-    return (*fixed, "--slots", str(settings.llm.max_num_seqs), "--context", str(settings.llm.max_model_len))
+def _engine(listen: Path, settings: Settings) -> tuple[str, ...]:
+    llm = settings.llm
+    kind = OWN_ENGINES[llm.provider]
+    fixed = (sys.executable, "-m", "selfware_engine", "--provider", kind, "--model", llm.model_path or llm.model)
+    named = ("--name", llm.model, "--socket", str(listen))
+    return (*fixed, *named, "--slots", str(llm.max_num_seqs), "--context", str(llm.max_model_len))
 
 
 async def _is_ready(child: Child) -> bool:
-    if child.program.health_socket is not None and not child.ready.is_set() and await _healthy(child):
+    where = child.program.health_socket
+    if where is not None and not child.ready.is_set() and await http_health.answers(where) and child.pid is not None:
         child.ready.set()
     return child.ready.is_set()
-
-
-async def _healthy(child: Child) -> bool:
-    """503 means that the engine still loads its model; any other answer, that it serves."""
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(child.program.health_socket))
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /health HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
-        answer = await asyncio.wait_for(reader.readline(), 2.0)
-    except (OSError, TimeoutError):
-        return False
-    finally:
-        writer.close()
-    words = answer.split()
-    return len(words) > 1 and words[1] != b"503" and child.pid is not None
 
 
 async def _leftovers_gone(run: Path) -> None:

@@ -83,9 +83,7 @@ def test_any_other_hash_is_refused_and_removed(env: dict[str, str]) -> None:
     assert names(env) == set()
 
 
-def test_a_local_file_is_a_source_too_and_is_held_to_the_same_hash(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_local_file_is_a_source_too_and_is_held_to_the_same_hash(env: dict[str, str], tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_bytes(WHOLE)
     wrong.write_bytes(WHOLE[:-1])

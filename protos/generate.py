@@ -6,6 +6,7 @@ The virtual path `selfware_common/rpc=protos` makes generated files import each 
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,8 @@ def generate(into: Path) -> dict[str, bytes]:
             for other in (ROOT / "protos").glob("*.proto"):
                 text = text.replace(f'import "{other.name}"', f'import "selfware_common/rpc/{other.name}"')
             target.write_text(text, encoding="utf-8")
+        # protoc looks for its plugins on PATH; ours stand beside the interpreter.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         outputs = [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
         status = protoc.main(["protoc", f"-I{scratch}", *outputs, *sources])
     if status != 0:

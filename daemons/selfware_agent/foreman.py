@@ -50,6 +50,7 @@ class Foreman:
         self._context_tokens = context_tokens
         self._workers: dict[str, Worker] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._held: set[str] = set()
         self._listeners: set[Callable[[str], None]] = set()
         self.progressed = asyncio.Event()
 
@@ -64,7 +65,10 @@ class Foreman:
         waiting = sum(1 for task in self.memory.session.tasks.values() if not task.ended)
         if waiting >= self.max_queued_tasks:
             raise QueueFullError(count=waiting)
-        await self.memory.record("GoalAccepted", task_id=goal.task_id, goal=asdict(goal))
+        try:
+            await self.memory.record("GoalAccepted", task_id=goal.task_id, goal=asdict(goal))
+        finally:
+            self.progressed.set()  # also when it failed: round() then says why this process must end
         self._tell(goal.task_id, "accepted a goal")
         return self.memory.session.tasks[goal.task_id]
 
@@ -74,11 +78,15 @@ class Foreman:
         task = self.find(prefix)
         if task.ended:
             raise WrongPhaseError(task_id=task.task_id, phase=task.phase, wish="cancelled")
-        if running := self._running.pop(task.task_id, None):
-            running.cancel()
-            await asyncio.wait([running])
-        self._workers.pop(task.task_id, None)
-        await self.memory.record("TaskCancelled", task_id=task.task_id, reason=reason or "by the operator")
+        self._held.add(task.task_id)  # no new worker until it is recorded
+        try:
+            if running := self._running.pop(task.task_id, None):
+                running.cancel()
+                await asyncio.wait([running])
+            self._workers.pop(task.task_id, None)
+            await self.memory.record("TaskCancelled", task_id=task.task_id, reason=reason or "by the operator")
+        finally:
+            self._held.discard(task.task_id)
         self._tell(task.task_id, "cancelled")
         return self.find(task.task_id)
 
@@ -118,12 +126,14 @@ class Foreman:
 
     async def round(self) -> str:
         """Start workers for tasks that have none, surface what went wrong, say what is going on."""
+        if self.memory.ended is not None:
+            raise self.memory.ended
         for task_id, running in list(self._running.items()):
             if running.done():
                 del self._running[task_id], self._workers[task_id]
                 running.result()  # raises what the worker raised
         for task in order(self.memory.session):
-            if task.task_id not in self._running:
+            if task.task_id not in self._running and task.task_id not in self._held:
                 self._start(task.task_id)
         return self.sentence()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from blake3 import blake3
 
 from selfware_agent import fold, state
 from selfware_agent.errors import StateUnreadableError, SupersededError
@@ -47,6 +48,7 @@ class Memory:
         self.trouble = ""  # why the last append had to wait, for the status line
         self.recovered_in_words = ""
         self.checkpointed_sequence = 0
+        self.ended: SelfwareError | None = None  # why this process may not go on
 
     async def recover(self) -> None:
         """Become the writer; fold the newest intact checkpoint and the events after it.
@@ -87,11 +89,13 @@ class Memory:
             session = self.session
         if session.sequence == 0:
             return None
+        data = session.encode()  # before the stream begins: a failure here must not look like a short state
         try:
-            info = await self._stub.Save(self._pieces(session, level, label), timeout=CALL_SECONDS)
+            info = await self._stub.Save(self._pieces(data, session.sequence, level, label), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
-                raise SupersededError(session_id=self.session_id) from error
+                self.ended = SupersededError(session_id=self.session_id)
+                raise self.ended from error
             self.trouble = f"checkpoint not saved: {error.details()}"
             return None
         self.checkpointed_sequence = session.sequence
@@ -105,7 +109,8 @@ class Memory:
                 await self._stub.Append(request, timeout=CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in PASSING:
-                    raise _refused(self.session_id, error) from error
+                    self.ended = _refused(self.session_id, error)
+                    raise self.ended from error
                 self.trouble = f"waiting for checkpointd: {error.details()}"
                 await asyncio.sleep(delay_seconds)
                 delay_seconds = min(1.0, delay_seconds * 2)
@@ -114,32 +119,38 @@ class Memory:
                 return
 
     async def _pieces(
-        self, session: state.Session, level: checkpoint_pb2.Level.ValueType, label: str
+        self, data: bytes, sequence: int, level: checkpoint_pb2.Level.ValueType, label: str
     ) -> AsyncIterator[checkpoint_pb2.SaveRequest]:
         header = checkpoint_pb2.SaveHeader(
-            session_id=self.session_id, epoch=self.epoch, level=level, sequence=session.sequence, label=label
+            session_id=self.session_id,
+            epoch=self.epoch,
+            level=level,
+            sequence=sequence,
+            label=label,
+            state_bytes=len(data),
+            state_hash=blake3(data).digest(),
         )
         yield checkpoint_pb2.SaveRequest(header=header)
-        data = session.encode()
         for start in range(0, len(data), PIECE_BYTES):
             yield checkpoint_pb2.SaveRequest(data=data[start : start + PIECE_BYTES])
 
     async def _replay(self) -> tuple[state.Session, list[str], str]:
         request = checkpoint_pb2.RecoverRequest(session_id=self.session_id)
         session, skipped, used, data = state.Session(), [], "", bytearray()
-        decoded = False
+        decoded = True
         async for reply in self._stub.Recover(request, timeout=600):
             part = reply.WhichOneof("part")
             if part == "header":
                 skipped = list(reply.header.skipped)
                 used = reply.header.checkpoint.checkpoint_id
+                decoded = not reply.header.HasField("checkpoint")
             elif part == "data":
                 data += reply.data
             elif part == "event":
-                if data and not decoded:
+                if not decoded:
                     session, decoded = _decoded(self.session_id, bytes(data)), True
                 session = _folded(self.session_id, session, reply.event)
-        if data and not decoded:
+        if not decoded:
             session = _decoded(self.session_id, bytes(data))
         return session, skipped, used
 

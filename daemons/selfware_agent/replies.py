@@ -57,7 +57,19 @@ def parse(text: str, finish_reason: str) -> dict[str, Any] | BadReply:
     missing = [name for name in wanted if not isinstance(value.get(name), str)]
     if missing:
         return BadReply(f"'{value['tool']}' needs the text field(s) {', '.join(missing)}")
-    return {"tool": value["tool"], **{name: value[name] for name in wanted}}
+    action = {"tool": value["tool"], **{name: value[name] for name in wanted}}
+    if not all(_is_text(one) for one in action.values()):
+        return BadReply("the reply holds characters that no file or command can hold")
+    return action
+
+
+def _is_text(value: str) -> bool:
+    """False for lone surrogates (JSON allows them, UTF-8 does not) and NUL (no argument and no path can hold it)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def _object(tool: str, fields: dict[str, dict[str, Any]]) -> dict[str, Any]:

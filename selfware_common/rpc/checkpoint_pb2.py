@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$selfware_common/rpc/checkpoint.proto\x12\x16selfware.checkpoint.v1\"r\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x17\n\x0ftime_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\";\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"8\n\x10OpenSessionReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\x15\n\x13ListSessionsRequest\"F\n\x11ListSessionsReply\x12\x31\n\x08sessions\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Session\"\x8b\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x05 \x01(\x04\x12\x15\n\rjournal_bytes\x18\x06 \x01(\x04\"a\n\rAppendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"$\n\x0b\x41ppendReply\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\"O\n\x11ReadEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xe5\x01\n\x0e\x43heckpointInfo\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x05 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x04\x12\x12\n\nstate_hash\x18\x08 \x01(\x0c\x12\r\n\x05label\x18\t \x01(\t\"[\n\x0bSaveRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".selfware.checkpoint.v1.SaveHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"~\n\nSaveHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05label\x18\x05 \x01(\t\"$\n\x0bLoadRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"[\n\tLoadReply\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0bListRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"H\n\tListReply\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\"#\n\rLatestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"&\n\rVerifyRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"@\n\x0bVerifyReply\x12\x31\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Verdict\"A\n\x07Verdict\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06intact\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\";\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"\x8f\x01\n\x0cRecoverReply\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.selfware.checkpoint.v1.RecoverHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12.\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1d.selfware.checkpoint.v1.EventH\x00\x42\x06\n\x04part\"s\n\rRecoverHeader\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\x12\x0f\n\x07skipped\x18\x02 \x03(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04*d\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_MICRO\x10\x01\x12\x0e\n\nLEVEL_TASK\x10\x02\x12\x11\n\rLEVEL_SESSION\x10\x03\x12\x10\n\x0cLEVEL_SYSTEM\x10\x04\x32\x8c\x07\n\nCheckpoint\x12\x63\n\x0bOpenSession\x12*.selfware.checkpoint.v1.OpenSessionRequest\x1a(.selfware.checkpoint.v1.OpenSessionReply\x12\x66\n\x0cListSessions\x12+.selfware.checkpoint.v1.ListSessionsRequest\x1a).selfware.checkpoint.v1.ListSessionsReply\x12T\n\x06\x41ppend\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply\x12X\n\nReadEvents\x12).selfware.checkpoint.v1.ReadEventsRequest\x1a\x1d.selfware.checkpoint.v1.Event0\x01\x12U\n\x04Save\x12#.selfware.checkpoint.v1.SaveRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo(\x01\x12P\n\x04Load\x12#.selfware.checkpoint.v1.LoadRequest\x1a!.selfware.checkpoint.v1.LoadReply0\x01\x12N\n\x04List\x12#.selfware.checkpoint.v1.ListRequest\x1a!.selfware.checkpoint.v1.ListReply\x12W\n\x06Latest\x12%.selfware.checkpoint.v1.LatestRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo\x12T\n\x06Verify\x12%.selfware.checkpoint.v1.VerifyRequest\x1a#.selfware.checkpoint.v1.VerifyReply\x12Y\n\x07Recover\x12&.selfware.checkpoint.v1.RecoverRequest\x1a$.selfware.checkpoint.v1.RecoverReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$selfware_common/rpc/checkpoint.proto\x12\x16selfware.checkpoint.v1\"r\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x17\n\x0ftime_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\";\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"8\n\x10OpenSessionReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\x15\n\x13ListSessionsRequest\"F\n\x11ListSessionsReply\x12\x31\n\x08sessions\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Session\"\x8b\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x05 \x01(\x04\x12\x15\n\rjournal_bytes\x18\x06 \x01(\x04\"a\n\rAppendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"$\n\x0b\x41ppendReply\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\"O\n\x11ReadEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xe5\x01\n\x0e\x43heckpointInfo\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x05 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x04\x12\x12\n\nstate_hash\x18\x08 \x01(\x0c\x12\r\n\x05label\x18\t \x01(\t\"[\n\x0bSaveRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".selfware.checkpoint.v1.SaveHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\nSaveHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05label\x18\x05 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x12\n\nstate_hash\x18\x07 \x01(\x0c\"$\n\x0bLoadRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"[\n\tLoadReply\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0bListRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"H\n\tListReply\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\"#\n\rLatestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"&\n\rVerifyRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"@\n\x0bVerifyReply\x12\x31\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Verdict\"A\n\x07Verdict\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06intact\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\";\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"\x8f\x01\n\x0cRecoverReply\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.selfware.checkpoint.v1.RecoverHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12.\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1d.selfware.checkpoint.v1.EventH\x00\x42\x06\n\x04part\"s\n\rRecoverHeader\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\x12\x0f\n\x07skipped\x18\x02 \x03(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04*d\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_MICRO\x10\x01\x12\x0e\n\nLEVEL_TASK\x10\x02\x12\x11\n\rLEVEL_SESSION\x10\x03\x12\x10\n\x0cLEVEL_SYSTEM\x10\x04\x32\x8c\x07\n\nCheckpoint\x12\x63\n\x0bOpenSession\x12*.selfware.checkpoint.v1.OpenSessionRequest\x1a(.selfware.checkpoint.v1.OpenSessionReply\x12\x66\n\x0cListSessions\x12+.selfware.checkpoint.v1.ListSessionsRequest\x1a).selfware.checkpoint.v1.ListSessionsReply\x12T\n\x06\x41ppend\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply\x12X\n\nReadEvents\x12).selfware.checkpoint.v1.ReadEventsRequest\x1a\x1d.selfware.checkpoint.v1.Event0\x01\x12U\n\x04Save\x12#.selfware.checkpoint.v1.SaveRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo(\x01\x12P\n\x04Load\x12#.selfware.checkpoint.v1.LoadRequest\x1a!.selfware.checkpoint.v1.LoadReply0\x01\x12N\n\x04List\x12#.selfware.checkpoint.v1.ListRequest\x1a!.selfware.checkpoint.v1.ListReply\x12W\n\x06Latest\x12%.selfware.checkpoint.v1.LatestRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo\x12T\n\x06Verify\x12%.selfware.checkpoint.v1.VerifyRequest\x1a#.selfware.checkpoint.v1.VerifyReply\x12Y\n\x07Recover\x12&.selfware.checkpoint.v1.RecoverRequest\x1a$.selfware.checkpoint.v1.RecoverReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'selfware_common.rpc.checkpoint_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEVEL']._serialized_start=1981
-  _globals['_LEVEL']._serialized_end=2081
+  _globals['_LEVEL']._serialized_start=2023
+  _globals['_LEVEL']._serialized_end=2123
   _globals['_EVENT']._serialized_start=64
   _globals['_EVENT']._serialized_end=178
   _globals['_OPENSESSIONREQUEST']._serialized_start=180
@@ -55,30 +55,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKPOINTINFO']._serialized_end=984
   _globals['_SAVEREQUEST']._serialized_start=986
   _globals['_SAVEREQUEST']._serialized_end=1077
-  _globals['_SAVEHEADER']._serialized_start=1079
-  _globals['_SAVEHEADER']._serialized_end=1205
-  _globals['_LOADREQUEST']._serialized_start=1207
-  _globals['_LOADREQUEST']._serialized_end=1243
-  _globals['_LOADREPLY']._serialized_start=1245
-  _globals['_LOADREPLY']._serialized_end=1336
-  _globals['_LISTREQUEST']._serialized_start=1338
-  _globals['_LISTREQUEST']._serialized_end=1371
-  _globals['_LISTREPLY']._serialized_start=1373
-  _globals['_LISTREPLY']._serialized_end=1445
-  _globals['_LATESTREQUEST']._serialized_start=1447
-  _globals['_LATESTREQUEST']._serialized_end=1482
-  _globals['_VERIFYREQUEST']._serialized_start=1484
-  _globals['_VERIFYREQUEST']._serialized_end=1522
-  _globals['_VERIFYREPLY']._serialized_start=1524
-  _globals['_VERIFYREPLY']._serialized_end=1588
-  _globals['_VERDICT']._serialized_start=1590
-  _globals['_VERDICT']._serialized_end=1655
-  _globals['_RECOVERREQUEST']._serialized_start=1657
-  _globals['_RECOVERREQUEST']._serialized_end=1716
-  _globals['_RECOVERREPLY']._serialized_start=1719
-  _globals['_RECOVERREPLY']._serialized_end=1862
-  _globals['_RECOVERHEADER']._serialized_start=1864
-  _globals['_RECOVERHEADER']._serialized_end=1979
-  _globals['_CHECKPOINT']._serialized_start=2084
-  _globals['_CHECKPOINT']._serialized_end=2992
+  _globals['_SAVEHEADER']._serialized_start=1080
+  _globals['_SAVEHEADER']._serialized_end=1247
+  _globals['_LOADREQUEST']._serialized_start=1249
+  _globals['_LOADREQUEST']._serialized_end=1285
+  _globals['_LOADREPLY']._serialized_start=1287
+  _globals['_LOADREPLY']._serialized_end=1378
+  _globals['_LISTREQUEST']._serialized_start=1380
+  _globals['_LISTREQUEST']._serialized_end=1413
+  _globals['_LISTREPLY']._serialized_start=1415
+  _globals['_LISTREPLY']._serialized_end=1487
+  _globals['_LATESTREQUEST']._serialized_start=1489
+  _globals['_LATESTREQUEST']._serialized_end=1524
+  _globals['_VERIFYREQUEST']._serialized_start=1526
+  _globals['_VERIFYREQUEST']._serialized_end=1564
+  _globals['_VERIFYREPLY']._serialized_start=1566
+  _globals['_VERIFYREPLY']._serialized_end=1630
+  _globals['_VERDICT']._serialized_start=1632
+  _globals['_VERDICT']._serialized_end=1697
+  _globals['_RECOVERREQUEST']._serialized_start=1699
+  _globals['_RECOVERREQUEST']._serialized_end=1758
+  _globals['_RECOVERREPLY']._serialized_start=1761
+  _globals['_RECOVERREPLY']._serialized_end=1904
+  _globals['_RECOVERHEADER']._serialized_start=1906
+  _globals['_RECOVERHEADER']._serialized_end=2021
+  _globals['_CHECKPOINT']._serialized_start=2126
+  _globals['_CHECKPOINT']._serialized_end=3034
 # @@protoc_insertion_point(module_scope)

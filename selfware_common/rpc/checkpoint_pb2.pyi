@@ -358,11 +358,16 @@ class SaveHeader(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_HASH_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     epoch: _builtins.int
     level: Global___Level.ValueType
     sequence: _builtins.int
     label: _builtins.str
+    state_bytes: _builtins.int
+    """length and BLAKE3-256 of what follows: a stream that broke off is never saved"""
+    state_hash: _builtins.bytes
     def __init__(
         self,
         *,
@@ -371,10 +376,12 @@ class SaveHeader(_message.Message):
         level: Global___Level.ValueType = ...,
         sequence: _builtins.int = ...,
         label: _builtins.str = ...,
+        state_bytes: _builtins.int = ...,
+        state_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "level", b"level", "sequence", b"sequence", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "level", b"level", "sequence", b"sequence", "session_id", b"session_id", "state_bytes", b"state_bytes", "state_hash", b"state_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,9 +23,8 @@ async def main() -> None:
         used = {name: sum(process.cpu_times()[:2]) - before[name] for name, process in processes.items()}
         resident = {name: process.memory_full_info() for name, process in processes.items()}
     for name in DAEMONS:
-        say(
-            f"{name}: rss {resident[name].rss / 2**20:.1f} MiB, pss {resident[name].pss / 2**20:.1f} MiB, cpu {used[name]:.3f} s"
-        )
+        one = resident[name]
+        say(f"{name}: rss {one.rss / 2**20:.1f} MiB, pss {one.pss / 2**20:.1f} MiB, cpu {used[name]:.3f} s")
         line("idle", f"rss_bytes_{name}", "B", resident[name].rss)
     line("idle", "rss_bytes_total", "B", sum(one.rss for one in resident.values()), n=len(DAEMONS))
     line("idle", "pss_bytes_total", "B", sum(one.pss for one in resident.values()), n=len(DAEMONS))

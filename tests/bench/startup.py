@@ -1,4 +1,4 @@
-"""Benchmark: from exec to READY=1, per daemon, interleaved; the peer is a bare grpc.aio server with the same imports."""
+"""Benchmark: from exec to READY=1, per daemon, interleaved; the peer is a bare grpc.aio server."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from blake3 import blake3
 
 from selfware_common import clients
 from selfware_common.rpc import checkpoint_pb2 as pb
@@ -55,7 +56,14 @@ class Server:
         return self.stub.Append(pb.AppendRequest(session_id="s", epoch=epoch, events=events), timeout=20).last_sequence
 
     def save(self, epoch: int, sequence: int, state: bytes) -> pb.CheckpointInfo:
-        header = pb.SaveHeader(session_id="s", epoch=epoch, level=pb.LEVEL_SESSION, sequence=sequence)
+        header = pb.SaveHeader(
+            session_id="s",
+            epoch=epoch,
+            level=pb.LEVEL_SESSION,
+            sequence=sequence,
+            state_bytes=len(state),
+            state_hash=blake3(state).digest(),
+        )
         parts = [pb.SaveRequest(header=header)]
         parts += [pb.SaveRequest(data=state[at : at + PIECE]) for at in range(0, len(state), PIECE)]
         return self.stub.Save(iter(parts), timeout=60)
@@ -88,6 +96,27 @@ def test_what_was_acknowledged_is_there_after_kill_9(home: Path) -> None:
     assert recovered == state
     assert [(event.sequence, event.payload) for event in events] == [(3, b"three")]
     assert server.recover() == (header, recovered, events)
+    server.end()
+
+
+def test_a_save_whose_stream_breaks_off_stores_nothing(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    server.append(epoch, 1, b"one")
+    whole = b"x" * (2 * PIECE)
+    header = pb.SaveHeader(
+        session_id="s",
+        epoch=epoch,
+        level=pb.LEVEL_SESSION,
+        sequence=1,
+        state_bytes=len(whole),
+        state_hash=blake3(whole).digest(),
+    )
+    for parts in ([], [pb.SaveRequest(data=whole[:PIECE])], [pb.SaveRequest(data=b"y" * len(whole))]):
+        with pytest.raises(grpc.RpcError) as refused:
+            server.stub.Save(iter([pb.SaveRequest(header=header), *parts]), timeout=20)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert not server.stub.List(pb.ListRequest(), timeout=20).checkpoints
     server.end()
 
 

@@ -76,9 +76,8 @@ def main() -> int:
     effects = [events.decode(record.payload)["effect_id"] for record in journal if record.kind == "ActionProposed"]
     unknown = sum(b'"state":"unknown"' in record.payload for record in journal)
     duplicated = len(effects) - len(set(effects))
-    say(
-        f"exit {job.returncode}, {len(journal)} events, {len(effects)} effects, {len(elsewhere)} files elsewhere, in {home}"
-    )
+    counted = f"{len(journal)} events, {len(effects)} effects, {len(elsewhere)} files elsewhere"
+    say(f"exit {job.returncode}, {counted}, in {home}")
     ok = job.returncode == 0 and not (gaps or duplicated or elsewhere) and kills == given.rounds
     return report(Verdict("demo", given.seed, given.rounds, kills, gaps, duplicated, unknown, ok))
 

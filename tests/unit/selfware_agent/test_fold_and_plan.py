@@ -163,6 +163,12 @@ def test_an_unusable_reply_costs_an_attempt_and_nothing_else(text: str) -> None:
     assert (task.phase, task.attempt) == (Phase.SOLVED, 2)
 
 
+@pytest.mark.parametrize("content", ["\\ud800", "a\\u0000b"])
+def test_a_reply_that_no_file_can_hold_is_not_an_action(content: str) -> None:
+    text = '{"tool": "write_file", "path": "a.py", "content": "' + content + '"}'
+    assert isinstance(replies.parse(text, "stop"), replies.BadReply)
+
+
 def test_a_reply_cut_at_the_token_limit_is_not_an_action() -> None:
     assert isinstance(replies.parse(write("x"), "length"), replies.BadReply)
 

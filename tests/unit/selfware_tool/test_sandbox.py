@@ -17,8 +17,8 @@ from selfware_tool.request import Features, Limits, PythonHome, Request, unseal_
 from selfware_tool.sandbox import Mount, SandboxSpec, bwrap_argv, environment, gated, is_within
 from selfware_tool.workspace import guard_git, resolve_workspace
 
-PYTHON = PythonHome("/opt/python/bin/python3", ("/opt/python", "/work/here/.venv"), "/opt/python/bin")
-SPEC = SandboxSpec("/work/here", "/work/here", PYTHON, Limits(), Features())
+PYTHON = PythonHome("/opt/python/bin/python3", ("/opt/python", "/srv/here/.venv"), "/opt/python/bin")
+SPEC = SandboxSpec("/srv/here", "/srv/here", PYTHON, Limits(), Features())
 
 
 def positions(argv: list[str], *words: str) -> int:
@@ -43,11 +43,11 @@ def test_every_namespace_is_the_sandboxs_own_and_the_network_only_on_request() -
 
 
 def test_pins_and_environments_in_the_workspace_are_mounted_over_it() -> None:
-    argv = bwrap_argv(SPEC._replace(pins=(Mount("/work/here/.git/hooks"),)), ("true",))
-    workspace = positions(argv, "--bind", "/work/here", "/work/here")
+    argv = bwrap_argv(SPEC._replace(pins=(Mount("/srv/here/.git/hooks"),)), ("true",))
+    workspace = positions(argv, "--bind", "/srv/here", "/srv/here")
     assert positions(argv, "--ro-bind", "/opt/python", "/opt/python") < workspace
-    assert positions(argv, "--ro-bind", "/work/here/.git/hooks", "/work/here/.git/hooks") > workspace
-    assert positions(argv, "--ro-bind", "/work/here/.venv", "/work/here/.venv") > workspace
+    assert positions(argv, "--ro-bind", "/srv/here/.git/hooks", "/srv/here/.git/hooks") > workspace
+    assert positions(argv, "--ro-bind", "/srv/here/.venv", "/srv/here/.venv") > workspace
     assert positions(argv, "--remount-ro", "/") > positions(argv, "--remount-ro", "/proc") > workspace
 
 
@@ -97,7 +97,7 @@ def test_a_malformed_action_is_refused(record: dict[str, object]) -> None:
 
 def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RefusalError, match=r"python3.*but not 'cobol'"):
-        plan_for(parse_action({"run_code": {"language": "cobol", "code": "x"}}), PYTHON, "/work/here")
+        plan_for(parse_action({"run_code": {"language": "cobol", "code": "x"}}), PYTHON, "/srv/here")
 
 
 @pytest.mark.parametrize("kind", ["http_request", "self_modify", "resource_override", "finish"])

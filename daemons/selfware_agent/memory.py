@@ -68,7 +68,8 @@ class Memory:
         self.recovered_in_words = ", ".join([words, *skipped])
 
     async def record(self, kind: str, **payload: Any) -> state.Session:
-        """Make one event durable, then fold it. Waits as long as checkpointd is away; raises SupersededError."""
+        """Make one event durable, then the state it leads to ours. Waits as long as checkpointd is away; raises
+        SupersededError. What cannot be folded is never made durable: no later start could read the session."""
         async with self._lock:
             event = checkpoint_pb2.Event(
                 sequence=self.session.sequence + 1,
@@ -77,9 +78,10 @@ class Memory:
                 time_unix_nanos=time.time_ns(),
                 trace_id=clients.trace_id.get(),
             )
+            session = _folded(self.session_id, self.session, event)
             await self._append(event)
-            self.session = _folded(self.session_id, self.session, event)
-            return self.session
+            self.session = session
+            return session
 
     async def checkpoint(
         self, level: checkpoint_pb2.Level.ValueType, label: str

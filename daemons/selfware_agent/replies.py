@@ -51,7 +51,9 @@ def parse(text: str, finish_reason: str) -> dict[str, Any] | BadReply:
         value = json.loads(text)
     except ValueError as error:
         return BadReply(f"the reply is not valid JSON: {error}")
-    if not isinstance(value, dict) or value.get("tool") not in TOOLS:
+    except RecursionError:
+        return BadReply("the reply is not valid JSON: it is nested too deeply")
+    if not isinstance(value, dict) or not isinstance(value.get("tool"), str) or value["tool"] not in TOOLS:
         return BadReply(f"the reply must be an object whose 'tool' is one of {', '.join(TOOLS)}")
     wanted = TOOLS[value["tool"]]
     missing = [name for name in wanted if not isinstance(value.get(name), str)]

@@ -27,7 +27,7 @@ GROUP_ONLY_UMASK = 0o007
 
 
 class ServerEndedError(SelfwareError):
-    """{name} {how} after {seconds:.1f} s without being asked to."""
+    """{name} {how} after {seconds} s without being asked to."""
 
     exit_code = 70  # EX_SOFTWARE
     hint = "Its own reason is in the lines above."
@@ -73,18 +73,18 @@ async def _serve(server: Server, warden: subprocess.Popen[bytes], ready: Callabl
     stopping = asyncio.create_task(stop.wait())
     looking = asyncio.create_task(_say_when_ready(server, began, ready))
     await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    looking.cancel()
-    if stop.is_set() and not ended.done():
+    if stop.is_set() and not ended.done() and looking.done():  # while it loads it would not listen
         process.send_signal(signal.SIGTERM)
         await asyncio.wait({ended}, timeout=GRACE_SECONDS)
     asked = stop.is_set()
     stopping.cancel()
+    looking.cancel()
     if not ended.done():
         os.killpg(process.pid, signal.SIGKILL)
     code = await ended
     guard.end_group(process.pid)
     if not asked:
-        raise ServerEndedError(name=server.name, how=_how(code), seconds=time.monotonic() - began)
+        raise ServerEndedError(name=server.name, how=_how(code), seconds=f"{time.monotonic() - began:.1f}")
 
 
 async def _launch(server: Server, warden: subprocess.Popen[bytes]) -> asyncio.subprocess.Process:
@@ -97,7 +97,7 @@ async def _launch(server: Server, warden: subprocess.Popen[bytes]) -> asyncio.su
             umask=GROUP_ONLY_UMASK,  # the socket is for our group; directories it makes must stay usable
         )
     except OSError as error:
-        raise ServerEndedError(name=server.name, how=f"could not be started ({error})", seconds=0.0) from error
+        raise ServerEndedError(name=server.name, how=f"could not be started ({error})", seconds="0.0") from error
     assert warden.stdin is not None
     warden.stdin.write(b"%d\n" % process.pid)
     warden.stdin.flush()

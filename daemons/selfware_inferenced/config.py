@@ -28,6 +28,7 @@ class Endpoint:
     socket_path: Path | None = None
     api_key: str = field(default="", repr=False)
     context_tokens: int = 0  # where the engine does not say
+    own: bool = False  # started by Selfware itself, with the settings of [llm]
 
     @property
     def address(self) -> str:
@@ -66,6 +67,7 @@ def endpoint(settings: Settings, paths: Paths) -> Endpoint:
         socket_path=socket_path,
         api_key=_key(llm.api_key_file, paths),
         context_tokens=llm.max_model_len if llm.provider in OWN_ENGINES else 0,
+        own=not llm.base_url and llm.provider in OWN_ENGINES,
     )
 
 
@@ -73,7 +75,7 @@ def limits(settings: Settings, where: Endpoint) -> Limits:
     """An engine of our own decodes max_num_seqs at once; more would wait inside it, where there are no priorities."""
     llm, quotas = settings.llm, settings.resources.quotas
     concurrent = min(llm.queue.max_concurrent, quotas.max_concurrent_requests)
-    if where.provider == "embedded":
+    if where.own:
         concurrent = min(concurrent, llm.max_num_seqs)
     local = where.socket_path is not None
     return Limits(

@@ -36,6 +36,7 @@ def prompt_of(request: pb.GenerateRequest, endpoint: Endpoint) -> Prompt:
         seed=request.seed if request.HasField("seed") else None,
         stop=tuple(request.stop),
         json_schema=_schema(request),
+        priority=priority_of(request),
     )
 
 

@@ -24,6 +24,7 @@ class Prompt:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     json_schema: dict[str, Any] | None = None
+    priority: int = 0  # higher goes first, where the engine knows priorities
 
 
 @dataclass(frozen=True)

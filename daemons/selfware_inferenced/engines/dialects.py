@@ -18,11 +18,15 @@ class Dialect:
 
     health_path: str = "/v1/models"
     extra: dict[str, Any] = field(default_factory=dict)
+    priorities: bool = False  # takes "priority", the lowest number first
 
 
 # return_progress: llama.cpp then writes to the stream while it reads the prompt, so that a long prompt is no stall
 # and hanging up is noticed between two batches of it.
 _LLAMA_CPP = Dialect(health_path="/health", extra={"return_progress": True})
+# With --scheduling-policy priority, which somebody else's vLLM may lack and then answers 400. Our queue keeps it from
+# having to choose whom to admit; it still chooses whose memory to take when the KV cache is full.
+_OWN_VLLM = Dialect(health_path="/health", priorities=True)
 _DIALECTS = {
     "embedded": _LLAMA_CPP,
     "llamacpp": _LLAMA_CPP,
@@ -32,8 +36,10 @@ _DIALECTS = {
 }
 
 
-def of(provider: str) -> Dialect:
-    """The dialect of a provider named in [llm] provider."""
+def of(provider: str, own: bool = False) -> Dialect:
+    """The dialect of a provider named in [llm] provider; `own`: Selfware started it, and knows with what options."""
+    if provider == "vllm" and own:
+        return _OWN_VLLM
     return _DIALECTS.get(provider, Dialect())
 
 
@@ -47,6 +53,8 @@ def request_body(prompt: Prompt, dialect: Dialect) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         **dialect.extra,
     }
+    if dialect.priorities:
+        body["priority"] = -prompt.priority
     if prompt.max_tokens:
         body["max_tokens"] = prompt.max_tokens
     if prompt.top_p:

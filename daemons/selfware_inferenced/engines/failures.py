@@ -23,6 +23,8 @@ OVERFLOW_WORDS = (
     "context window",
     "longer than the maximum model length",
 )
+DYING_WORDS = ("enginecore encountered an issue", "enginedeaderror")
+"""How a vLLM answers, with status 500, in the seconds between the death of its worker and its own end."""
 WAITING_STATUSES = frozenset({502, 503, 504})  # loading a model, or a proxy whose engine is down
 BUSY_STATUSES = frozenset({408, 425, 429})
 
@@ -63,6 +65,8 @@ def of_http(status: int, body: bytes, engine: str, model: str, retry_after: str 
         return absent()
     if status in BUSY_STATUSES:
         return EngineFailure(Remedy.PAUSE, "engine is busy", _seconds(retry_after))
+    if status >= 500 and any(word in f"{reason} {kind}".lower() for word in DYING_WORDS):
+        return absent()
     if status >= 500 or status < 400:
         return lost(f"the engine answered HTTP {status}: {reason}")
     return _refusal(status, reason, kind, engine, model)

@@ -33,7 +33,7 @@ class OpenAiHttpEngine:
     def __init__(self, endpoint: Endpoint) -> None:
         self.address = endpoint.address
         self._endpoint = endpoint
-        self._dialect = dialects.of(endpoint.provider)
+        self._dialect = dialects.of(endpoint.provider, endpoint.own)
         self._context_tokens = 0
         self._session = aiohttp.ClientSession(
             connector=_connector(endpoint),

@@ -57,4 +57,6 @@ def test_no_more_requests_run_than_queue_quota_and_slots_allow() -> None:
 
     assert concurrent(queue={"max_concurrent": 1}) == 1
     assert concurrent(queue={"max_concurrent": 9}, max_num_seqs=3) == 3
+    assert concurrent(provider="vllm", queue={"max_concurrent": 9}, max_num_seqs=3) == 3
+    assert concurrent(provider="vllm", base_url="http://gpu:8000/v1", queue={"max_concurrent": 9}, max_num_seqs=3) == 4
     assert concurrent(provider="ollama", queue={"max_concurrent": 9}, max_num_seqs=3) == 4

@@ -35,6 +35,14 @@ def test_the_engine_s_own_trouble_is_mended_by_waiting_or_repeating(status: int,
     assert failure.remedy is remedy
 
 
+def test_a_vllm_whose_worker_died_is_waited_for_and_not_counted_as_another_loss() -> None:
+    says = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+    failure = http(500, says, type="InternalServerError", code=500)
+    assert getattr(failure, "remedy", None) is Remedy.WAIT
+    in_the_stream = of_event({"message": says, "type": "InternalServerError", "code": 500}, "/run/e.sock", "m")
+    assert getattr(in_the_stream, "remedy", None) is Remedy.REPEAT
+
+
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [

@@ -1,0 +1,163 @@
+"""Benchmark: saving the growing state of an agent session; peers are borg and restic on the same file, step by step.
+
+Two stores of ours take every step: one through a client that stays connected (as the agent is), one through a whole
+client process per save (as the peers are). The physical floor is what no design can avoid: comparing the state with
+the one before, cutting, hashing and compressing what is new, one fdatasync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zstandard
+from blake3 import blake3
+
+from selfware_checkpointd.chunking import Chunker
+from selfware_common.rpc import checkpoint_pb2 as pb
+from tests.bench import served
+from tests.bench.backup_tools import Tool, tools
+from tests.bench.common import line, median, say, timed
+from tests.bench.workload import Session
+from tests.rig import temporary_home
+
+FILE = "state.json"
+OURS, PROCESS, FLOOR = "selfware", "selfware process", "floor"
+REPEATED_RESTORES = 3
+
+
+@dataclass
+class Run:
+    """Times of one participant: the first save, later saves, restores; and what it keeps at the end."""
+
+    saves: list[float] = field(default_factory=list)
+    restores: list[float] = field(default_factory=list)
+    stored_bytes: int = 0
+
+    @property
+    def incremental(self) -> float:
+        return median(self.saves[1:])
+
+
+class Bench:
+    """Everything that takes part, over one base directory."""
+
+    def __init__(self, base: Path, size_bytes: int, with_peers: bool) -> None:
+        self.base = base
+        self.file = base / FILE
+        self.session = Session(size_bytes)
+        self.peers: list[Tool] = tools(base, FILE) if with_peers else []
+        self.runs: dict[str, Run] = {name: Run() for name in (OURS, PROCESS, FLOOR, *(one.name for one in self.peers))}
+        self.chunker = Chunker()
+        self.compressor = zstandard.ZstdCompressor(level=3)
+
+    def run(self, steps: int) -> None:
+        for peer in self.peers:
+            peer.prepare()
+        with (
+            served.Checkpointd(self.base / "a") as connected,
+            served.Checkpointd(self.base / "b") as per_process,
+        ):
+            epoch = connected.open("s").epoch
+            for step in range(steps + 1):
+                self._step(step, connected, epoch, per_process)
+            self._restore(steps, connected, per_process)
+            self.runs[OURS].stored_bytes = connected.stored_bytes()
+            self.runs[PROCESS].stored_bytes = per_process.stored_bytes()
+        for peer in self.peers:
+            self.runs[peer.name].stored_bytes = peer.stored_bytes()
+
+    def _step(self, step: int, connected: served.Checkpointd, epoch: int, per_process: served.Checkpointd) -> None:
+        changed = self.session.step() if step else "first state"
+        state = self.session.encode()
+        copy = bytes(bytearray(state))
+        self.file.write_bytes(state)
+        os.sync()  # nobody's fdatasync pays for the state file
+        header = pb.SaveHeader(session_id="s", epoch=epoch, level=pb.LEVEL_SESSION, sequence=step)
+        calls = {
+            FLOOR: lambda: self._floor(state, copy),
+            OURS: lambda: served.save(connected.stub, header, state),
+            PROCESS: lambda: self._client(per_process, "save", self.file, step),
+            **{one.name: lambda one=one: one.save_step(step, self.base) for one in self.peers},
+        }
+        names = list(calls)
+        for name in names[step % len(names) :] + names[: step % len(names)]:
+            self.runs[name].saves.append(timed(calls[name]))
+        spent = ", ".join(f"{name} {self.runs[name].saves[-1]:.3f}" for name in names)
+        say(f"step {step}: {len(state) / 2**20:.1f} MiB, {changed}; seconds: {spent}")
+
+    def _restore(self, step: int, connected: served.Checkpointd, per_process: served.Checkpointd) -> None:
+        wanted = self.file.read_bytes()
+        newest = connected.stub.Latest(pb.LatestRequest(session_id="s"), timeout=60).checkpoint_id
+        target = self.base / "restored"
+        calls = {
+            OURS: lambda: target.write_bytes(served.load(connected.stub, newest)),
+            PROCESS: lambda: self._client(per_process, "restore", target, step),
+            **{one.name: lambda one=one: one.restore_step(step, target) for one in self.peers},
+        }
+        for _ in range(REPEATED_RESTORES):
+            for name, call in calls.items():
+                self.runs[name].restores.append(timed(call))
+                assert target.read_bytes() == wanted, f"{name} restored something else"
+                target.unlink()
+
+    def _client(self, daemon: served.Checkpointd, verb: str, file: Path, step: int) -> None:
+        argv = [sys.executable, "-m", "tests.bench.save_client", verb, str(daemon.socket), str(file), str(step)]
+        subprocess.run(argv, check=True)
+
+    def _floor(self, state: bytes, copy: bytes) -> None:
+        """Compare all of it (with a copy, as nothing says where it differs), cut, hash, compress and write the new."""
+        assert state == copy
+        fresh = b",\n".join(self.session.fresh)
+        for chunk in self.chunker.cut(memoryview(fresh)):
+            blake3(chunk).digest()
+        file = os.open(self.base / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(file, self.compressor.compress(fresh))
+        os.fdatasync(file)
+        os.close(file)
+
+    def report(self) -> None:
+        """Per metric and peer; of borg's two settings the better one counts, metric by metric."""
+        steps = len(self.runs[OURS].saves) - 1
+        ours, process, floor = self.runs[OURS], self.runs[PROCESS], self.runs[FLOOR].incremental
+        families = sorted({peer.name.split()[0] for peer in self.peers}) or [""]
+        for family in families:
+            others = [self.runs[peer.name] for peer in self.peers if peer.name.split()[0] == family]
+
+            def show(metric: str, unit: str, of: Callable[[Run], float], n: int) -> None:
+                peer_value = min(map(of, others)) if others else None  # noqa: B023 (called in this round only)
+                for suffix, own in (("", ours), ("_process", process)):
+                    name = "process_save_seconds" if suffix and metric.startswith("inc") else metric + suffix
+                    line("checkpoint", name, unit, of(own), peer=family, peer_value=peer_value, n=n)  # noqa: B023
+
+            show("incremental_save_seconds", "s", lambda run: run.incremental, steps)
+            show("first_save_seconds", "s", lambda run: run.saves[0], 1)
+            show("restore_seconds", "s", lambda run: median(run.restores), len(ours.restores))
+            show("stored_bytes", "B", lambda run: run.stored_bytes, steps + 1)
+        line("checkpoint", "floor_seconds", "s", floor, n=steps)
+        line("checkpoint", "floor_share", "ratio", floor / ours.incremental, n=steps)
+
+
+async def main(size_mb: float, steps: int, with_peers: bool) -> None:
+    async with temporary_home() as base:
+        begin = time.perf_counter()
+        bench = Bench(base, int(size_mb * 1e6), with_peers)
+        say(f"made a session of {size_mb:g} MB in {time.perf_counter() - begin:.1f} s")
+        bench.run(steps)
+        bench.report()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make bench BENCH=checkpoint", description=__doc__.splitlines()[0])
+    parser.add_argument("--size-mb", type=float, default=64, help="size of the first state")
+    parser.add_argument("--steps", type=int, default=12, help="saves after the first one")
+    parser.add_argument("--no-peers", action="store_true", help="only Selfware and the floor")
+    given = parser.parse_args()
+    asyncio.run(main(given.size_mb, max(1, given.steps), not given.no_peers))

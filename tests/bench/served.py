@@ -1,0 +1,77 @@
+"""A real checkpointd process for benchmarks, its client calls, and how many bytes it keeps.
+
+Owns the process. The home is the caller's; it must lie on a real disk, else durability would cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from blake3 import blake3
+
+from selfware_common import clients
+from selfware_common.rpc import checkpoint_pb2 as pb
+from selfware_common.rpc import checkpoint_pb2_grpc
+
+PIECE_BYTES = 1024 * 1024
+CALL_SECONDS = 300.0
+
+
+class Checkpointd:
+    """`with Checkpointd(home) as daemon`: started, waited for, ended."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.socket = home / "run/checkpointd/api.sock"
+
+    def __enter__(self) -> Checkpointd:
+        environ = {**os.environ, "SELFWARE_HOME": str(self.home)}
+        argv = [sys.executable, "-m", "selfware_checkpointd"]
+        self.process = subprocess.Popen(argv, env=environ, stderr=subprocess.DEVNULL)
+        self.channel = clients.sync_channel(self.socket)
+        self.stub = checkpoint_pb2_grpc.CheckpointStub(self.channel)
+        self.stub.ListSessions(pb.ListSessionsRequest(), timeout=60, wait_for_ready=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def open(self, session_id: str) -> pb.OpenSessionReply:
+        """Become the session's writer."""
+        request = pb.OpenSessionRequest(session_id=session_id, writer_id="bench")
+        return self.stub.OpenSession(request, timeout=CALL_SECONDS)
+
+    def stored_bytes(self) -> int:
+        """Everything under its state directory."""
+        return tree_bytes(self.home / "state/checkpointd")
+
+
+def save(stub: checkpoint_pb2_grpc.CheckpointStub, header: pb.SaveHeader, state: bytes) -> pb.CheckpointInfo:
+    """A whole state, in pieces; durable on return."""
+    header.state_bytes, header.state_hash = len(state), blake3(state).digest()
+    return stub.Save(_pieces(header, state), timeout=CALL_SECONDS)
+
+
+def load(stub: checkpoint_pb2_grpc.CheckpointStub, checkpoint_id: str) -> bytes:
+    """A verified state."""
+    replies = stub.Load(pb.LoadRequest(checkpoint_id=checkpoint_id), timeout=CALL_SECONDS)
+    return b"".join(reply.data for reply in replies)
+
+
+def tree_bytes(root: Path) -> int:
+    """The lengths of all files below a directory."""
+    return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def _pieces(header: pb.SaveHeader, state: bytes) -> Iterator[pb.SaveRequest]:
+    yield pb.SaveRequest(header=header)
+    view = memoryview(state)
+    for start in range(0, len(state), PIECE_BYTES):
+        yield pb.SaveRequest(data=bytes(view[start : start + PIECE_BYTES]))

@@ -217,7 +217,9 @@ class AgentSettings:
     )
     max_attempts: int = setting(10, "Attempts per task before it counts as failed.", minimum=1)
     max_steps: int = setting(40, "Model calls per attempt in the loop strategy.", minimum=1)
-    max_reply_tokens: int = setting(700, "Tokens of one reply.", minimum=16)
+    max_reply_tokens: int = setting(
+        600, "Tokens of one reply; a small model that goes on longer is repeating itself.", minimum=16
+    )
     temperature: float = setting(0.8, "Of every sample after the first, greedy one.", minimum=0, maximum=2)
     budget_tokens: int = setting(1_000_000, "Default token budget of a task.", minimum=1)
     budget_hours: float = setting(24.0, "Default time budget of a task.", minimum=0.001)

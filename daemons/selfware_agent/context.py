@@ -7,6 +7,9 @@ from selfware_agent.shorten import shorten
 from selfware_agent.state import Task, Turn
 
 CHARS_PER_TOKEN = 3  # a cautious estimate for code; inferenced knows the exact count
+# Measured with the embedded model: fresh samples of the same prompt solve more than telling it what went wrong, and
+# cost less, because the engine has read that prompt already. Who still fails then is told.
+FRESH_TRIES = 5
 
 LOOP_PROMPT = (
     "You are a careful software engineer working in a git repository without a person beside you. "
@@ -25,7 +28,7 @@ LOOP_PROMPT = (
 def messages(task: Task, max_tokens: int) -> list[Turn]:
     """System prompt, goal and files, then as much of the newest conversation as fits into `max_tokens`."""
     if task.goal.sample:
-        return [Turn("system", prompts.SYSTEM_PROMPT), Turn("user", _sample_prompt(task))]
+        return _sample_chat(task)
     head = [Turn("system", LOOP_PROMPT), Turn("user", _loop_prompt(task))]
     room = max_tokens * CHARS_PER_TOKEN - sum(len(turn.content) for turn in head)
     kept: list[Turn] = []
@@ -39,12 +42,13 @@ def messages(task: Task, max_tokens: int) -> list[Turn]:
     return [*head, *reversed(kept)]
 
 
-def _sample_prompt(task: Task) -> str:
+def _sample_chat(task: Task) -> list[Turn]:
     target = task.originals[0]
     context = [prompts.FileText(one.path, one.content) for one in task.gathered if one.path != target.path]
-    return prompts.user_prompt(
-        task.goal.text, prompts.FileText(target.path, target.content), context, task.last_failure
-    )
+    file = prompts.FileText(target.path, target.content)
+    failure = task.last_failure if task.attempt > FRESH_TRIES else ""
+    chat = prompts.chat(task.goal.text, file, context, failure)
+    return [Turn(message.role, message.content) for message in chat]
 
 
 def _loop_prompt(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""What the agent says to the model: the words, the schema it must answer in, and how each further try is sampled.
+"""What the agent says to the model when one file is to be rewritten: the words and the schema of the answer.
 
 All pure: text in, text out. The wording was chosen by experiment with Qwen2.5-Coder-0.5B, which solves tiny tasks
 if it is asked for one thing: the whole new text of one file, as the last field of one JSON object. The state machine
@@ -21,8 +21,6 @@ SYSTEM_PROMPT = (
     'Answer with one JSON object: {"tool": "write_file", "path": the file, "content": its complete new text}. '
     "The content starts with the first line of the file. It is plain Python with 'single quotes'."
 )
-MAX_ANSWER_TOKENS = 600
-"""A small model that has not finished by then is repeating itself; its answer counts as a failed try."""
 MAX_FAILURE_CHARACTERS = 600
 
 
@@ -40,14 +38,6 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How one try is sampled."""
-
-    temperature: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -121,13 +111,6 @@ def write_file_schema(path: str) -> dict[str, Any]:
         "required": ["tool", "path", "content"],
         "additionalProperties": False,
     }
-
-
-def sampling(try_number: int, base_seed: int = 0) -> Sampling:
-    """Try 1 is greedy, the most likely answer; every further try is a fresh sample with its own seed."""
-    if try_number <= 1:
-        return Sampling(temperature=0.0, seed=base_seed)
-    return Sampling(temperature=0.8, seed=base_seed + try_number)
 
 
 def _fenced(title: str, text: str) -> str:

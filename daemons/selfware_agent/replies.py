@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from selfware_agent import prompts
 from selfware_agent.state import Goal
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -36,10 +37,7 @@ class BadReply:
 def schema(goal: Goal) -> str:
     """JSON Schema text for the next reply of a task."""
     if goal.sample:
-        paths: dict[str, Any] = {"type": "string", "enum": list(goal.target_paths)}
-        if len(goal.target_paths) == 1:
-            paths = {"type": "string", "const": goal.target_paths[0]}
-        return json.dumps(_object("write_file", {"path": paths, "content": _TEXT}))
+        return json.dumps(prompts.write_file_schema(goal.target_paths[0]))
     return json.dumps({"anyOf": [_object(tool, fields) for tool, fields in TOOLS.items()]})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selfware_agent import plan, replies, state
+from selfware_agent import context, plan, replies, state
 from selfware_agent.fold import UnknownEventError, fold
 from selfware_agent.state import Goal, Phase, Session, Stage, Task, Turn
 
@@ -148,11 +148,17 @@ def test_when_no_attempt_passes_the_file_is_put_back_and_the_task_is_failed_not_
     assert disk.commits == []
 
 
-def test_a_failed_check_is_shown_to_the_next_sample() -> None:
-    simulation = Simulation(sample_goal(), lambda task: write(str(task.attempt)), Disk(wanted="2"))
-    while simulation.task.attempt == 1:
-        simulation.step()
-    assert "expected 2" in simulation.task.last_failure
+def test_a_failed_check_is_shown_once_fresh_samples_did_not_help() -> None:
+    goal = sample_goal(max_attempts=context.FRESH_TRIES + 2)
+    simulation = Simulation(goal, lambda task: write(str(task.attempt)), Disk(wanted="never"))
+    prompts: dict[int, str] = {}
+    while simulation.step():
+        task = simulation.task
+        if task.stage is Stage.ASK and task.question is None:
+            prompts[task.attempt] = context.messages(task, 8000)[-1].content
+    assert all(prompts[1] == prompts[number] for number in range(1, context.FRESH_TRIES + 1))
+    assert "expected never" not in prompts[1]
+    assert "expected never" in prompts[context.FRESH_TRIES + 1]
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", '{"tool": "rm"}', '{"tool": "write_file", "path": "a.py"}'])

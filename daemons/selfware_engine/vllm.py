@@ -18,6 +18,8 @@ from selfware_common.errors import SelfwareError
 from selfware_common.settings import Llm
 
 API_SERVER = "api_server"  # python -m vllm...api_server takes --model where `vllm serve` takes a bare word
+COMPACT_JSON = '{"backend": "guidance", "disable_any_whitespace": true}'
+"""Measured: a tool call of 20 tokens took 56 with vLLM's default, and a small model may go on with blanks for ever."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 OURS_ALONE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -68,6 +70,7 @@ def argv(llm: Llm, socket_path: Path) -> tuple[str, ...]:
         _switch("enable-prefix-caching", llm.enable_prefix_caching),
         _switch("enable-chunked-prefill", llm.enable_chunked_prefill),
         *("--scheduling-policy", "priority"),
+        *("--structured-outputs-config", COMPACT_JSON),
         "--enable-prompt-tokens-details",
         "--enable-request-id-headers",
         "--disable-uvicorn-access-log",  # a line for every look at /health says nothing

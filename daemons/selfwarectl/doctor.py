@@ -69,6 +69,8 @@ def examine() -> Iterator[Finding]:
     if configured is not None and configured.llm.provider == "embedded":
         yield _engine()
         yield _model(configured)
+    if configured is not None and configured.llm.provider == "vllm" and not configured.llm.base_url:
+        yield _vllm(configured)
     yield _disk(where)
     yield from _sockets(where)
 
@@ -106,6 +108,13 @@ def _engine() -> Finding:
     there = importlib.util.find_spec("xllamacpp") is not None
     hint = "pip install 'selfware[embedded]', or set llm.provider to an engine of yours."
     return Finding("engine", there, "xllamacpp is there" if there else "xllamacpp is not installed", hint)
+
+
+def _vllm(configured: settings.Settings) -> Finding:
+    command = (*configured.llm.vllm_command, "vllm")[0]
+    there = shutil.which(command) is not None
+    hint = "Install vLLM in an environment of its own and set llm.vllm_command; docs/engines.md shows how."
+    return Finding("engine", there, f"{command} is there" if there else f"there is no command {command}", hint)
 
 
 def _model(configured: settings.Settings) -> Finding:

@@ -34,6 +34,7 @@ from selfwarectl.supervised import Backoff, Child, Program
 SUPERVISOR_VARIABLES = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "JOURNAL_STREAM"})
 OWN_ENGINES = {"embedded": "embedded", "llamacpp": "embedded", "vllm": "vllm"}
 """Providers that without a base_url are served by an engine of the stack, and which kind."""
+START_SECONDS = {"vllm": 1800.0}  # a model of many gigabytes; everything else is there in a moment
 LEFTOVER_SECONDS = 15.0
 HOUSEKEEPING_SECONDS = 5.0
 
@@ -83,6 +84,7 @@ class Stack:
         self.paths = paths.foreground(home)
         self.logs = home.absolute() / "log"
         settings = settings if settings is not None else load(self.paths.config_file)
+        self.start_seconds = START_SECONDS.get(settings.llm.provider, 120.0)
         self._programs = list(programs) if programs is not None else programs_of(self.paths, settings, engine_argv)
         self._environ = {key: value for key, value in os.environ.items() if key not in SUPERVISOR_VARIABLES}
         self._environ["SELFWARE_HOME"] = str(home.absolute())

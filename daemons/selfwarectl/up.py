@@ -15,8 +15,6 @@ from selfwarectl import output
 if TYPE_CHECKING:
     from selfwarectl.foreground import Stack
 
-READY_SECONDS = 120.0
-
 
 @click.command()
 @click.option("--log-files", is_flag=True, help="Write the daemons' lines to <home>/log/ instead of here.")
@@ -49,7 +47,7 @@ async def _run(stack: Stack) -> int:
     await stack.start()
     stopping = asyncio.create_task(stop.wait())
     try:
-        ready = asyncio.create_task(stack.wait_ready(READY_SECONDS))
+        ready = asyncio.create_task(stack.wait_ready(stack.start_seconds))
         await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             ready.cancel()

@@ -2,10 +2,8 @@
 
 Inside the sandbox ``.git`` is mounted on itself (so it cannot be moved away and rebuilt), and its ``hooks`` and
 ``config`` are mounted on themselves read-only. A workspace without a repository gets an empty read-only ``.git``.
-Git also obeys a file ``.git/commondir``, which cannot be mounted before it exists: one that appears is removed after
-the action, when nothing of it is alive.
-
-Repositories nested deeper in the workspace and git submodules are not guarded.
+What cannot be mounted before it exists (a file ``.git/commondir``, a repository in another place) is undone after the
+action, when nothing of it is alive: see repositories.py.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import os
 import stat
 from typing import NamedTuple
 
+from . import repositories
 from .refusal import RefusalError
 from .sandbox import Mount, is_within
 
@@ -23,18 +22,13 @@ SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", 
 class Guard(NamedTuple):
     """What to mount over a workspace, and what to look after when the action is over."""
 
+    workspace: str
     pins: tuple[Mount, ...]
-    git_directory: str = ""
+    before: repositories.Survey
 
     def clean(self) -> tuple[str, ...]:
         """Remove what an action planted; call when none of its processes is left. Says what was removed."""
-        if not self.git_directory:
-            return ()
-        planted = f"{self.git_directory}/commondir"
-        if _kind(planted) is None:
-            return ()
-        os.unlink(planted)
-        return (".git/commondir",)
+        return repositories.undo(self.workspace, self.before)
 
 
 def resolve_workspace(path: str, forbidden: tuple[str, ...]) -> str:
@@ -65,19 +59,28 @@ def resolve_cwd(workspace: str, cwd: str) -> str:
 def guard_git(workspace: str) -> Guard:
     """Make sure that what must be guarded exists, and say what to mount."""
     git = f"{workspace}/.git"
+    try:
+        own = _own_mounts(git)
+        before = repositories.survey(workspace)
+    except OSError as error:
+        raise RefusalError(f"{git} cannot be guarded: {error.strerror}") from error
+    return Guard(workspace, (*own, *repositories.pins(before, without=git)), before)
+
+
+def _own_mounts(git: str) -> list[Mount]:
     kind = _kind(git)
     if kind is None:
-        os.mkdir(git, 0o755)
-        return Guard((Mount(git),))
+        os.makedirs(git, 0o755, exist_ok=True)
+        return [Mount(git)]
     if kind == stat.S_IFREG:  # a linked worktree or a submodule: its repository is elsewhere, so not visible
-        return Guard((Mount(git),))
+        return [Mount(git)]
     if kind != stat.S_IFDIR:
         raise RefusalError(f"{git} is {_NAMES.get(kind, 'something odd')}, not a directory")
     if _kind(f"{git}/HEAD") is None:
-        return Guard((Mount(git),))
+        return [Mount(git)]
     if _kind(f"{git}/commondir") is not None:
         raise RefusalError(f"{git}/commondir redirects git to another repository; remove it if it is not yours")
-    return Guard((Mount(git, writable=True), *_pins(git)), git)
+    return [Mount(git, writable=True), *_pins(git)]
 
 
 def _pins(git: str) -> list[Mount]:

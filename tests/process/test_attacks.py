@@ -18,7 +18,8 @@ EVIL = """
 printf '#!/bin/sh\\ntouch {executed}\\n' > evil; chmod +x evil
 obey() {{ printf '[core]\\n\\tfsmonitor = {workspace}/evil\\n' >> "$1"; }}
 bare() {{ mkdir -p "$1/objects" "$1/refs"; echo 'ref: refs/heads/main' > "$1/HEAD"
-          printf '[core]\\n\\tbare = false\\n\\tworktree = {workspace}\\n' > "$1/config"; obey "$1/config"; }}
+          printf '[core]\\n repositoryformatversion = 0\\n bare = false\\n worktree = {workspace}\\n' > "$1/config"
+          git --git-dir="$1" add evil; obey "$1/config"; }}
 nested() {{ git init -q "$1"; git -C "$1" commit -q --allow-empty -m x; obey "$1/.git/config"; git add "$1"; }}
 """
 PLANTS = {

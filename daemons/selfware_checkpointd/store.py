@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunking import Chunker
+from selfware_checkpointd.comparing import Comparer
 from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
@@ -49,7 +50,7 @@ class Store:
 
     def __init__(self, directory: Path, sync: Sync = os.fdatasync) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack."""
-        self._chunker = Chunker()
+        self._comparer = Comparer(Chunker())
         self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
         self._sync = sync
         self._lock = threading.RLock()
@@ -65,13 +66,14 @@ class Store:
         session_id: str,
         level: Level,
         sequence: int,
-        state: bytes | bytearray | memoryview,
+        state: bytes | bytearray,
         label: str,
         now_unix_nanos: int,
         before_commit: Callable[[], None] | None = None,
     ) -> CheckpointInfo:
         """Durable on return. The same state for the same event and level again gives the same checkpoint.
 
+        The state is kept in memory to compare the next one with: the caller must not change it afterwards.
         before_commit is called when all is written and nothing is visible yet; what it raises undoes the save.
         """
         with self._lock:
@@ -81,7 +83,7 @@ class Store:
                     return info
             number = self._catalog.next_number()
             draft = CheckpointInfo(number, session_id, level, sequence, now_unix_nanos, len(state), 0, digest, label)
-            return self._write(draft, memoryview(state), before_commit)
+            return self._write(draft, state, before_commit)
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
@@ -172,7 +174,7 @@ class Store:
         return []
 
     def _write(
-        self, draft: CheckpointInfo, state: memoryview, before_commit: Callable[[], None] | None
+        self, draft: CheckpointInfo, state: bytes | bytearray, before_commit: Callable[[], None] | None
     ) -> CheckpointInfo:
         """Cut, compress what is new, write one pack."""
         header = encode_header(draft.number, draft.session_id)
@@ -197,8 +199,7 @@ class Store:
             waiting_bytes = 0
 
         known = self._catalog.places
-        for chunk in self._chunker.cut(state):
-            digest = blake3(chunk).digest()
+        for digest, chunk in self._comparer.cut(state):
             place = known.get(digest) or fresh.get(digest)
             if place is None:
                 if waiting_bytes + len(chunk) > GROUP_BYTES and waiting:

@@ -1,0 +1,57 @@
+"""Comparing with the state before finds the same chunks as scanning the whole state."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from blake3 import blake3
+
+from selfware_checkpointd.chunking import Chunker
+from selfware_checkpointd.comparing import Comparer
+from tests.bench.workload import Session
+
+
+def scanned(state: bytes) -> list[tuple[bytes, int]]:
+    return [(blake3(chunk).digest(), len(chunk)) for chunk in Chunker().cut(memoryview(state))]
+
+
+def compared(comparer: Comparer, state: bytes) -> list[tuple[bytes, int]]:
+    pieces = comparer.cut(state)
+    assert b"".join(bytes(data) for _, data in pieces) == state
+    return [(digest, len(data)) for digest, data in pieces]
+
+
+def changed(state: bytes, chance: random.Random) -> bytes:
+    """Random edits: replaced, inserted, removed, moved, repeated, appended, cut off."""
+    for _ in range(chance.randrange(4)):
+        at = chance.randrange(len(state) + 1)
+        size = chance.choice((0, 1, 100, 5000, 70_000, 300_000))
+        new = chance.randbytes(size) if chance.random() < 0.7 else state[: size // 2] * 2
+        state = state[:at] + new + state[at + chance.choice((0, size)) :]
+    return state[: chance.randrange(len(state) + 1)] if chance.random() < 0.2 else state
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_cuts_equal_those_of_a_full_scan_after_any_edit(seed: int) -> None:
+    chance = random.Random(seed)
+    comparer = Comparer(Chunker())
+    state = b"".join(chance.choice((chance.randbytes(3000), bytes(3000), b"abc" * 1000)) for _ in range(400))
+    for _ in range(25):
+        assert compared(comparer, state) == scanned(state)
+        state = changed(state, chance) if state else chance.randbytes(200_000)
+
+
+def test_the_cuts_equal_those_of_a_full_scan_as_a_session_grows() -> None:
+    session, comparer = Session(3_000_000), Comparer(Chunker())
+    for _ in range(15):
+        state = session.encode()
+        assert compared(comparer, state) == scanned(state)
+        session.step()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 16_384, 65_536, 65_537])
+def test_short_states_and_the_last_chunk_are_never_taken_over_wrongly(size: int) -> None:
+    comparer, data = Comparer(Chunker()), random.Random(1).randbytes(size)
+    for state in (data, data + b"x", data, data + data, b"", data):
+        assert compared(comparer, state) == scanned(state)

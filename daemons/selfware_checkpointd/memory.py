@@ -81,7 +81,14 @@ class Memory:
         await self._doors.setdefault(session_id, GroupCommitter(journal)).wait_beyond(sequence)
 
     async def save(
-        self, session_id: str, epoch: int, level: Level, sequence: int, state: bytes | bytearray, label: str
+        self,
+        session_id: str,
+        epoch: int,
+        level: Level,
+        sequence: int,
+        state: bytes | bytearray,
+        label: str,
+        expected_hash: bytes | None = None,
     ) -> CheckpointInfo:
         """A durable checkpoint by the present writer; a stale one is refused even in the middle."""
         self.sessions.check(session_id, epoch)
@@ -90,7 +97,8 @@ class Memory:
         def check() -> None:
             self.sessions.check(session_id, epoch)
 
-        return await asyncio.to_thread(self.store.save, session_id, level, sequence, state, label, now, check)
+        save = self.store.save
+        return await asyncio.to_thread(save, session_id, level, sequence, state, label, now, check, expected_hash)
 
     async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
         """A verified state."""

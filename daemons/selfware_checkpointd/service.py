@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 from typing import Any
 
-from blake3 import blake3
-
 from selfware_checkpointd.errors import UnusableStateError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
@@ -89,9 +87,17 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
                 raise UnusableStateError(problem=problem)
         if header is None or int(header.level) not in set(Level):
             raise UnusableStateError(problem="a save must begin with a header that names a level")
-        _require_whole(header, state)
+        if len(state) != header.state_bytes:
+            problem = f"the stream broke off: {len(state)} of {header.state_bytes} bytes came"
+            raise UnusableStateError(problem=problem)
         info = await self._memory.save(
-            header.session_id, header.epoch, Level(header.level), header.sequence, state, header.label
+            header.session_id,
+            header.epoch,
+            Level(header.level),
+            header.sequence,
+            state,
+            header.label,
+            bytes(header.state_hash),
         )
         self.saved_checkpoints += 1
         self.changed.set()
@@ -131,15 +137,6 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
             yield checkpoint_pb2.RecoverReply(data=piece)
         for record in found.events:
             yield checkpoint_pb2.RecoverReply(event=_event(record))
-
-
-def _require_whole(header: checkpoint_pb2.SaveHeader, state: bytearray) -> None:
-    """A client that died or failed in the middle ends its stream like one that is done: only the hash can tell."""
-    if len(state) != header.state_bytes or blake3(state).digest() != header.state_hash:
-        problem = (
-            f"the stream broke off: {len(state)} of {header.state_bytes} bytes came, or they are not what was sent"
-        )
-        raise UnusableStateError(problem=problem)
 
 
 def _record(event: checkpoint_pb2.Event, epoch: int) -> Record:

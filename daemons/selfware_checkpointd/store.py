@@ -25,6 +25,7 @@ from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    UnusableStateError,
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory, write_durably
@@ -70,14 +71,18 @@ class Store:
         label: str,
         now_unix_nanos: int,
         before_commit: Callable[[], None] | None = None,
+        expected_hash: bytes | None = None,
     ) -> CheckpointInfo:
         """Durable on return. The same state for the same event and level again gives the same checkpoint.
 
         The state is kept in memory to compare the next one with: the caller must not change it afterwards.
         before_commit is called when all is written and nothing is visible yet; what it raises undoes the save.
+        A client that died in the middle ends its stream like one that is done: expected_hash can tell.
         """
         with self._lock:
             digest = blake3(state).digest()
+            if expected_hash is not None and digest != expected_hash:
+                raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
             for info in self.checkpoints(session_id):
                 if (info.level, info.sequence, info.state_hash) == (level, sequence, digest):
                     return info

@@ -10,9 +10,12 @@ out. Every decision says in words which rule it followed.
 from __future__ import annotations
 
 import enum
+import posixpath
+import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from selfware_common.log import printable
 from selfware_oversightd.canonical import Proposal
 from selfware_oversightd.commands import is_plain_commit_step, is_plain_path, is_plainly_reading, runs_any_text
 from selfware_tool.actions import EditFile, ReadFile, RunCommand, Search, WriteFile
@@ -113,12 +116,34 @@ def _plainly_safe_command(command: RunCommand, goal: Goal) -> str:
 
 
 def _matching(patterns: tuple[str, ...], proposal: Proposal) -> str:
-    """The first pattern that matches, also when the program is named by its path."""
-    lines = [f"{proposal.approval_class}: {proposal.line}"]
-    if isinstance(proposal.action, RunCommand) and proposal.action.argv:
-        program, _, rest = proposal.line.partition(" ")
-        lines.append(f"{proposal.approval_class}: {' '.join([program.rsplit('/', 1)[-1], rest]).strip()}")
+    """The first pattern that matches, however the same action is spelled."""
+    lines = [f"{proposal.approval_class}: {line}" for line in _spellings(proposal)]
     return next((pattern for pattern in patterns if any(fnmatchcase(line, pattern) for line in lines)), "")
+
+
+def _spellings(proposal: Proposal) -> list[str]:
+    """The literal line, then the same with the program's bare name and with plain paths, quoted and not."""
+    verb, _, rest = proposal.line.partition(" ")
+    match proposal.action:
+        case RunCommand(argv=(program, *arguments), env=(), cwd=""):
+            name = program.rsplit("/", 1)[-1]
+            words = [name, *(_plain(word) for word in arguments)]
+            others = [f"{name} {rest}".strip(), shlex.join(words), " ".join(words)]
+        case RunCommand(argv=(_, *_)):
+            others = [" ".join([verb.rsplit("/", 1)[-1], rest]).strip()]
+        case ReadFile(path=path) | WriteFile(path=path) | EditFile(path=path):
+            others = [f"{verb} {shlex.quote(_plain(path))}", f"{verb} {_plain(path)}"]
+        case Search(pattern=pattern, path=path):
+            place = _plain(path or ".")
+            others = [f"{verb} {shlex.quote(pattern)} in {shlex.quote(place)}", f"{verb} {pattern} in {place}"]
+        case _:
+            others = []
+    return [proposal.line, *(printable(other) for other in others)]
+
+
+def _plain(word: str) -> str:
+    """A path without detours: ./a//b/../c is a/c."""
+    return posixpath.normpath(word) if "/" in word else word
 
 
 def _approving(patterns: tuple[str, ...], proposal: Proposal) -> str:

@@ -299,6 +299,19 @@ def test_a_forbidden_program_stays_forbidden_when_named_by_its_path() -> None:
         assert decision == Decision(FORBID, "auto_reject pattern 'SystemCommand: rm *'")
 
 
+@pytest.mark.parametrize("path", ["./keys/x", ".//keys/x", "keys/./x", "keys//x", "keys/a b", "./keys/a b", "keys/'"])
+def test_a_forbidden_path_stays_forbidden_however_it_is_spelled(path: str) -> None:
+    rules = Rules(
+        auto_reject=("FileModification: write keys/*", "FileModification: search * in keys/*"),
+        require_approval=("SystemCommand: cat keys/*",),
+    )
+    assert judged(write(path), rules).verdict is FORBID
+    assert judged(pb.Action(search=pb.Search(pattern="a b", path=path)), rules).verdict is FORBID
+    for program in ("cat", "/bin/cat"):
+        assert judged(command(program, path), rules).verdict is ASK
+    assert judged(write(path)).verdict is ALLOW
+
+
 def test_what_would_be_asked_is_refused_when_asking_is_disabled() -> None:
     decision = judged(command("touch", "a"), Rules(may_ask=False))
     assert decision.verdict is FORBID

@@ -114,7 +114,11 @@ def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[E
 def _start(argv: list[str], inherited: list[int], status_fd: int, cancel_fd: int) -> SandboxProcess:
     stdin_read, stdin_write = os.pipe()
     output_read, output_write = os.pipe()
-    pid = spawn(argv, inherited, stdin_read, output_write)
+    try:
+        pid = spawn(argv, inherited, stdin_read, output_write)
+    except (OSError, UnicodeEncodeError) as error:  # nothing has run: the kernel takes no more than 128 KiB a word
+        why = error.strerror if isinstance(error, OSError) else "it is not valid Unicode"
+        raise RefusalError(f"the command cannot be started: {why}") from error
     for fd in (*inherited, stdin_read, output_write):
         os.close(fd)
     os.set_blocking(stdin_write, False)

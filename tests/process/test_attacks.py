@@ -97,3 +97,10 @@ def test_a_commondir_that_is_a_directory_is_removed_too(bench: Bench) -> None:
     result, _ = bench.script("mkdir -p .git/commondir/x; chmod 0 .git/commondir/x")
     assert "removed .git/commondir" in result.sentence
     assert not (bench.workspace / ".git/commondir").exists()
+
+
+@pytest.mark.parametrize("argv", [["echo", "x" * 200_000], ["echo", *["x" * 1000] * 4000], ["echo", "\ud800"]])
+def test_a_command_that_the_kernel_cannot_start_was_not_run_and_says_so(bench: Bench, argv: list[str]) -> None:
+    result, _ = bench.run({"run_command": {"argv": argv}})
+    assert not result.ran
+    assert result.sentence.startswith("not run: the command cannot be started: ")

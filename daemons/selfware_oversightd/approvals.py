@@ -31,7 +31,7 @@ CREATE TABLE approvals (
 CREATE INDEX approvals_pending ON approvals (expires_unix_nanos) WHERE state = 'pending';
 """
 PREFIX = "appr-"
-LARGEST_NUMBER = 2**63 - 1
+MOST_DIGITS = 18  # what an SQLite integer surely holds
 LONGEST_SECONDS = 100 * 365 * 86400.0  # beyond it, "never"
 
 
@@ -49,7 +49,7 @@ def ask(connection: sqlite3.Connection, effect_id: str, digest: str, now: int, t
 def find(connection: sqlite3.Connection, wanted: str) -> Approval:
     """The approval of that id, or the only one (the only pending one) whose id begins so."""
     number = wanted.removeprefix(PREFIX)
-    if wanted == f"{PREFIX}{number}" and number.isascii() and number.isdigit() and int(number) <= LARGEST_NUMBER:
+    if wanted == f"{PREFIX}{number}" and number.isascii() and number.isdigit() and len(number) <= MOST_DIGITS:
         found = _select(connection, "WHERE number = ?", int(number))
         if found:
             return found[0]

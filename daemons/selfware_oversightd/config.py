@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import selfware_common
 from selfware_common.paths import Paths
 from selfware_common.settings import Settings
 from selfware_oversightd.policy import Rules
+from selfware_tool.refusal import RefusalError
+from selfware_tool.sandbox import is_within
 
 KEPT_OUTPUT_BYTES = 64 * 1024  # head and tail of what an action printed
 WORKSPACES = "workspaces"  # the one place in the state directory where a workspace may lie
@@ -45,3 +50,11 @@ def forbidden_places(where: Paths, workspace: str) -> tuple[str, ...]:
     if not os.path.realpath(workspace).startswith(allowed + os.sep):
         places.append(str(where.state.absolute()))
     return tuple(places)
+
+
+def require_not_ourselves(workspace: str) -> None:
+    """Raise RefusalError if an action there could change the program that the next restart runs."""
+    code = Path(__file__).resolve().parents[1], Path(selfware_common.__file__).resolve().parent
+    for place in (*map(str, code), os.path.realpath(sys.prefix)):
+        if is_within(place, workspace) or is_within(workspace, place):
+            raise RefusalError(f"workspace {workspace} would let actions change Selfware's own program in {place}")

@@ -13,7 +13,7 @@ from selfware_common.paths import Paths
 from selfware_common.sockets import Peer
 from selfware_oversightd import approvals
 from selfware_oversightd.canonical import require_id
-from selfware_oversightd.config import forbidden_places
+from selfware_oversightd.config import forbidden_places, require_not_ourselves
 from selfware_oversightd.effects import Effects
 from selfware_oversightd.errors import GoalConflictError, InvalidRequestError, StoppingError
 from selfware_oversightd.ledger import Ledger
@@ -41,6 +41,7 @@ class Desk:
         require_id("goal", goal_id)
         try:
             real = resolve_workspace(workspace, forbidden_places(self._where, workspace))
+            require_not_ourselves(real)
         except (RefusalError, ValueError) as error:
             raise InvalidRequestError(problem=str(error)) from error
         goal = Goal(goal_id, real, tuple(check), commit, self._clock())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from selfware_tool.probe import probe
+from tests.process.test_oversightd import Stack, bare
 from tests.process.test_sandbox import Bench
+
+__all__ = ["bare"]  # a fixture
 
 PROBE = probe()
 pytestmark = pytest.mark.skipif(not PROBE.available, reason=f"{PROBE.sentence} {PROBE.hint}")
@@ -104,3 +108,31 @@ def test_a_command_that_the_kernel_cannot_start_was_not_run_and_says_so(bench: B
     result, _ = bench.run({"run_command": {"argv": argv}})
     assert not result.ran
     assert result.sentence.startswith("not run: the command cannot be started: ")
+
+
+def test_selfware_and_its_interpreter_are_no_workspaces(bare: Stack, tmp_path: Path) -> None:
+    bare.start()
+    ours = Path(__file__).parents[2]
+    (tmp_path / "link").symlink_to(ours)
+    for place in (
+        ours,
+        ours / "daemons",
+        ours / "daemons/selfware_tool",
+        ours / "selfware_common",
+        sys.prefix,
+        tmp_path / "link",
+    ):
+        status, answer = bare.post("/goals", goal_id="x", workspace=str(place), check=[])
+        assert status == 400, place
+        assert "Selfware's own program" in answer["error"]["sentence"]
+    assert bare.post("/goals", goal_id="x", workspace=str(bare.workspace), check=[])[0] == 201
+
+
+@pytest.mark.parametrize(
+    "path", [f"/interventions/appr-{'1' * 5000}", f"/audit?limit=1{'0' * 30}", f"/audit?limit=01{'0' * 5000}"]
+)
+def test_no_number_is_too_long_for_the_operator_api(bare: Stack, path: str) -> None:
+    bare.start()
+    status, answer = bare.get(path)
+    assert status in {400, 404}
+    assert answer["error"]["sentence"]

@@ -2,7 +2,7 @@
 
 Interleaved, one operation each per round: our journal in this process, our journal through gRPC in its own process,
 a bare write + fdatasync of as many bytes, one INSERT committed by SQLite (WAL, synchronous=FULL). All files lie on
-the same disk.
+the same disk. A gRPC call that does nothing is timed too: what the wire alone costs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def record(sequence: int, payload: bytes, epoch: int = 1) -> Record:
 async def latencies(base: Path, rounds: int, payload: bytes) -> None:
     """One writer: the time of one durable append."""
     size = len(encode_record(record(1, payload), 0))
-    times: dict[str, list[float]] = {"bare": [], "sqlite": [], "journal": [], "grpc": []}
+    times: dict[str, list[float]] = {"bare": [], "sqlite": [], "journal": [], "grpc": [], "empty call": []}
     bare = os.open(base / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     database = sqlite3.connect(base / "sqlite.db", isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")
@@ -57,12 +57,16 @@ async def latencies(base: Path, rounds: int, payload: bytes) -> None:
             one = record(number, payload)
             times["journal"].append(timed(lambda one=one: journal.append([one])))
             times["grpc"].append(await _over_grpc(stub, epoch, number, payload))
+            begin = time.perf_counter()
+            await stub.List(pb.ListRequest(session_id="none"), timeout=30)
+            times["empty call"].append(time.perf_counter() - begin)
             if number % 200 == 0:
                 say(f"{number} rounds: " + ", ".join(f"{k} {median(v) * 1e3:.3f} ms" for k, v in times.items()))
         await channel.close()
     journal.close()
     database.close()
     os.close(bare)
+    line("journal", "empty_call_seconds_grpc", "s", median(times["empty call"]), n=rounds)
     for metric, own in (("append_durable_seconds", "journal"), ("append_durable_seconds_grpc", "grpc")):
         for peer, theirs in (("append+fdatasync", "bare"), ("sqlite", "sqlite")):
             mine, other = times[own], times[theirs]

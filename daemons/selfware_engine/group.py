@@ -8,7 +8,6 @@ an end that nobody asked for is never a success. The guard does the same should 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -80,7 +79,7 @@ async def _serve(server: Server, warden: subprocess.Popen[bytes], ready: Callabl
     stopping.cancel()
     looking.cancel()
     if not ended.done():
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
     code = await ended
     guard.end_group(process.pid)
     if not asked:

@@ -1,7 +1,8 @@
 """`stub_vllm.py serve MODEL --uds SOCKET ...`: stands in for vLLM in the tests of its launcher.
 
 Like vLLM it has a process below it that ignores SIGTERM and outlives it, and ends with status 0 when told to die.
-What it was given and which signal it got is written beside the socket: argv, environ, pids, signals. With --deaf it
+It holds shared memory, which only Python's resource tracker gives back after a kill. What it was given and which
+signal it got is written beside the socket: argv, environ, pids, signals, memory. With --deaf it
 never answers /health, as while loading.
 """
 
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from multiprocessing import shared_memory
 from pathlib import Path
 
 SOCKET = Path(sys.argv[sys.argv.index("--uds") + 1])
@@ -36,6 +38,8 @@ def main() -> None:
     worker = subprocess.Popen([sys.executable, "-S", "-c", WORKER])
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(SOCKET))  # fails on a stale socket, as vLLM does
+    memory = shared_memory.SharedMemory(create=True, size=4096)
+    note("memory", memory.name)
     note("argv", sys.argv[1:])
     note("environ", dict(os.environ))
     note("pids", [os.getpid(), worker.pid])

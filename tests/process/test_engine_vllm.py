@@ -82,6 +82,7 @@ class Launcher:
 
     def everything_is_gone(self) -> None:
         wait_for(lambda: not any(alive(pid) for pid in self.note("pids")), "the end of the group")
+        assert not Path("/dev/shm", self.note("memory")).exists()
 
 
 @pytest.fixture
@@ -174,8 +175,10 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_one_waits_for_that(launch
         os.kill(before[0], signal.SIGKILL)
     process.wait()
     assert launcher.socket.exists()
+    memory = Path("/dev/shm", launcher.note("memory"))
     launcher.start()
     assert not any(alive(pid) for pid in before)
+    assert not memory.exists()
     assert launcher.note("pids") != before
 
 

@@ -123,15 +123,16 @@ def revert_actions(task: Task) -> list[dict[str, Any]]:
 
 
 def commit_actions(task: Task) -> list[dict[str, Any]]:
-    """Stage, commit, ask for the id."""
+    """Stage, commit, ask for the id. Where targets are named, what else the operator has staged stays out of it."""
     targets = task.goal.target_paths
     stage = ["git", "add", "--", *targets] if targets else ["git", "add", "-A"]
+    only = ["--", *targets] if targets else []
     subject = " ".join(task.goal.text.split())
     subject = subject if len(subject) <= 72 else f"{subject[:69]}..."
     message = f"{subject}\n\nTask {task.task_id}, attempt {task.attempt}, check passed: {' '.join(task.goal.check)}"
     return [
         {"tool": "run_command", "argv": stage},
-        {"tool": "run_command", "argv": ["git", "commit", "-q", "-m", message]},
+        {"tool": "run_command", "argv": ["git", "commit", "-q", "-m", message, *only]},
         {"tool": "run_command", "argv": ["git", "rev-parse", "HEAD"]},
     ]
 

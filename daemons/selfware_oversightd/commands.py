@@ -103,7 +103,8 @@ def _clean(words: list[str]) -> bool:
 
 
 def _commit(words: list[str]) -> bool:
-    return len(words) == 3 and words[:2] == ["-q", "-m"] and bool(words[2].strip())
+    message, paths = words[2:3], words[3:]
+    return words[:2] == ["-q", "-m"] and any(map(str.strip, message)) and (not paths or _paths_after_dashes(paths))
 
 
 def _log(words: list[str]) -> bool:

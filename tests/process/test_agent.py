@@ -160,14 +160,39 @@ def test_a_polite_stop_saves_a_checkpoint_and_the_next_start_goes_on_from_it() -
     run(work)
 
 
+def test_a_commit_holds_the_targets_and_nothing_else_that_was_staged_or_changed() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        def git(*words: str) -> str:
+            argv = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", *words]
+            return subprocess.run(argv, cwd=workspace, capture_output=True, text=True, check=True).stdout
+
+        (workspace / "part.txt").write_text("old\n")
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "begin"]):
+            git(*words)
+        (workspace / "staged").write_text("the operator's\n")
+        git("add", "staged")
+        reply = {"tool": "write_file", "path": "part.txt", "content": "new\n"}
+        async with Rig(home, [{"when": {"contains": ["dirty;"]}, "reply": reply}]) as rig:
+            check = ("grep", "-q", "new", "part.txt")
+            await rig.submit(Job("dirty", "dirty; make it new", workspace, check, ("part.txt",), commit=True))
+            assert (await rig.all_ended(1))["dirty"].commit == git("rev-parse", "HEAD").strip()
+        assert git("show", "--name-only", "--format=").split() == ["part.txt"]
+        assert git("diff", "--cached", "--name-only").split() == ["staged"]
+
+    run(work)
+
+
 def test_cancel_and_retry_through_the_command_line() -> None:
     async def work(home: Path, workspace: Path) -> None:
         async with Rig(home, ASKS) as rig:
             await rig.submit(Job("asks", "asks; append a line", workspace))
             await until(lambda: state_is(rig, "asks", agent_pb2.TASK_STATE_WAITING))
             assert (await ctl(home, "tasks", "retry", "asks"))[0] == 4
+            question = (await rig.tasks())["asks"].waiting_approval_id
             assert (await ctl(home, "tasks", "cancel", "as"))[0] == 0
             assert (await rig.tasks())["asks"].state == agent_pb2.TASK_STATE_CANCELLED
+            assert (await ctl(home, "approve", question))[0] == 4  # withdrawn with the task
+            assert not (workspace / "log").exists()
             assert (await ctl(home, "tasks", "retry", "asks"))[0] == 0
             await until(lambda: state_is(rig, "asks", agent_pb2.TASK_STATE_SOLVED))
             ids = effect_ids(await rig.events())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -84,7 +85,9 @@ def cli() -> None:
 
 def main() -> int:
     """The program; no traceback leaves it."""
+    sys.stdout = sys.stdout or sys.stderr  # None when whoever started us closed it
     try:
+        _require_text(sys.argv[1:])
         result = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -96,6 +99,15 @@ def main() -> int:
 
         return output.fail(error)
     return result if isinstance(result, int) else 0
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """What is not UTF-8 can be told to no daemon."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"{word!r} is not valid UTF-8.") from None
 
 
 def _known_errors() -> tuple[type[Exception], ...]:

@@ -6,6 +6,7 @@ Nothing is decided here. An approval names the digest of the action that was sho
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -126,6 +127,12 @@ def fetch_one(wanted: str) -> dict[str, Any]:
         known = {str(one["id"]): one for one in fetch("all")}
         return known[reach.find(wanted, list(known), "question", "selfwarectl approvals history")]
     return dict(one)
+
+
+def withdraw(one: dict[str, Any], reason: str) -> None:
+    """Refuse a question that nobody needs answered any more; one that was answered meanwhile stays so."""
+    with suppress(reach.RefusedError):
+        reach.operator("POST", f"/interventions/{quote(str(one['id']), safe='')}/reject", {"reason": reason})
 
 
 def _list(found: list[dict[str, Any]], empty: str) -> None:

@@ -6,6 +6,7 @@ worked in and which command is the check; only then is it given to the agent.
 
 from __future__ import annotations
 
+import math
 import secrets
 import shlex
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from selfware_common.rpc import agent_pb2
 
 PRIORITIES = ("low", "normal", "high", "critical")
+TOKENS = click.IntRange(1, 10**15)
+HOURS = click.FloatRange(0, 10**6, min_open=True)
+ATTEMPTS = click.IntRange(1, 10**6)
 
 
 @click.command()
@@ -33,15 +37,13 @@ PRIORITIES = ("low", "normal", "high", "critical")
 )
 @click.option("--check", default="", metavar="CMD", help="Command whose exit status 0 means done.")
 @click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True)
-@click.option("--budget-tokens", type=click.IntRange(min=1), default=None, help="Give up after so many tokens.")
-@click.option(
-    "--budget-hours", type=click.FloatRange(min=0, min_open=True), default=None, help="Give up after so long."
-)
+@click.option("--budget-tokens", type=TOKENS, default=None, help="Give up after so many tokens.")
+@click.option("--budget-hours", type=HOURS, default=None, help="Give up after so long.")
 @click.option(
     "--target", "targets", multiple=True, metavar="PATH", help="File it may write (repeatable); default: any."
 )
 @click.option("--context", "contexts", multiple=True, metavar="PATH", help="File the model should see (repeatable).")
-@click.option("--attempts", type=click.IntRange(min=1), default=None, help="Attempts before it counts as failed.")
+@click.option("--attempts", type=ATTEMPTS, default=None, help="Attempts before it counts as failed.")
 @click.option("--commit/--no-commit", default=False, help="Commit the workspace with git when the check passes.")
 @click.option("--wait", is_flag=True, help="Show progress until the end; exit 0 if solved, 1 if not.")
 @output.json_option
@@ -70,6 +72,9 @@ def run(
     from selfware_common.rpc import agent_pb2, inference_pb2
 
     argv = _argv(check)
+    if budget_hours is not None and math.isnan(budget_hours):
+        raise UsageError(problem="--budget-hours is not a number.")
+    _require_text(workspace)
     request = agent_pb2.SubmitRequest(
         goal_id=f"task-{time.strftime('%y%m%d')}-{secrets.token_hex(3)}",
         goal=goal,
@@ -115,6 +120,13 @@ def _argv(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError as error:
         raise UsageError(problem=f"--check {command!r} cannot be split into words: {error}") from None
+
+
+def _require_text(workspace: Path) -> None:
+    try:
+        str(workspace).encode()
+    except UnicodeEncodeError:
+        raise UsageError(problem=f"The workspace {workspace} has a name that is not valid UTF-8.") from None
 
 
 def _inside(workspace: Path, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfware_common.errors import UnreachableError
-from selfwarectl import live, output, reach
+from selfwarectl import approvals, live, output, reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def show(task_id: str) -> None:
 @click.option("-r", "--reason", default="", help="Kept with the task.")
 @output.json_option
 def cancel(task_id: str, reason: str) -> None:
-    """Stop working on a task.
+    """Stop working on a task, and withdraw what it asks you. What runs already runs on.
 
     \b
     Examples:
@@ -80,6 +80,9 @@ def cancel(task_id: str, reason: str) -> None:
     with _agent() as stub:
         one = stub.CancelTask(agent_pb2.CancelTaskRequest(task_id=task_id, reason=reason), timeout=reach.SECONDS)
     _changed(one)
+    for question in approvals.fetch("pending"):
+        if question.get("task_id") == one.task_id:
+            approvals.withdraw(question, "its task was cancelled")
 
 
 @tasks.command("retry")

@@ -64,6 +64,40 @@ def test_help_lists_every_command_and_is_quick(home: Path) -> None:
     assert min(times) < 0.5  # about 0.1 s on a quiet machine
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["tasks", verb, "\udcff"] for verb in ("show", "cancel", "retry", "logs")),
+        *([verb, "\udcff"] for verb in ("approve", "reject", "run", "\udcff")),
+        *(["run", "x", "--workspace", ".", *more] for more in (["--check", "\udcff"], ["--budget-hours", "nan"])),
+        *(
+            ["run", "x", "--workspace", ".", *more]
+            for more in (["--budget-tokens", "9" * 30], ["--attempts", "9" * 12])
+        ),
+    ],
+)
+def test_what_no_daemon_could_be_told_is_a_usage_error(argv: list[str], home: Path) -> None:
+    done = ctl(home, *argv)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_workspace_whose_name_is_not_text_is_a_usage_error(home: Path) -> None:
+    workspace = home / "\udcff"
+    workspace.mkdir()
+    argv = [sys.executable, "-m", "selfwarectl", "run", "x", "--workspace", "."]
+    done = subprocess.run(argv, cwd=workspace, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.count("not valid UTF-8")) == (2, 1)
+
+
+def test_a_closed_stdout_is_no_traceback(home: Path) -> None:
+    argv = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "selfwarectl", "status"]
+    done = subprocess.run(
+        argv, env={**os.environ, "SELFWARE_HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
+
+
 def test_help_imports_neither_grpc_nor_any_stub(home: Path) -> None:
     code = "import sys; from selfwarectl.__main__ import cli; cli.main(['--help'], standalone_mode=False);"
     code += "sys.exit(any(name.split('.')[0] in ('grpc', 'google') for name in sys.modules))"

@@ -101,6 +101,8 @@ def _answered(task: Task, payload: Payload, _now: int) -> Task:
     if action["tool"] == "finish":
         stage = Stage.CHECK if task.goal.check else Stage.END
         return replace(task, stage=stage, sentence=f"the model finished: {shorten(action['summary'], 200)}")
+    if task.goal.sample and not action["content"].endswith("\n"):
+        action["content"] += "\n"  # small models forget it, and every tool that reads the file wants it
     return replace(task, stage=Stage.ACT, intended=action, sentence=f"the model wants {describe(action)}")
 
 

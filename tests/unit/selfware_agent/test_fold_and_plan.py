@@ -119,10 +119,10 @@ class Disk:
                 self.files[action["path"]] = action["content"]
                 return {"ok": True}
         if purpose == "check":
-            ok = self.files["a.py"] == self.wanted
+            ok = self.files["a.py"].strip() == self.wanted
             return {"ok": ok, "output": "" if ok else f"expected {self.wanted}"}
         if action["argv"][:2] == ["git", "commit"]:
-            self.commits.append(self.files["a.py"])
+            self.commits.append(self.files["a.py"].strip())
         return {"ok": True, "output": "abc123\n" if action["argv"][1] == "rev-parse" else ""}
 
 
@@ -137,6 +137,12 @@ def test_sampling_goes_on_until_the_check_passes_and_commits_that_attempt() -> N
     asked = [payload for kind, payload in simulation.events if kind == "ModelRequested"]
     assert [one["temperature"] for one in asked] == [0.0, 0.8, 0.8]
     assert len({one["seed"] for one in asked}) == 3
+
+
+def test_a_sampled_file_ends_with_a_newline() -> None:
+    disk = Disk(wanted="3")
+    Simulation(sample_goal(), lambda _: write("3"), disk).run()
+    assert disk.files["a.py"] == "3\n"
 
 
 def test_when_no_attempt_passes_the_file_is_put_back_and_the_task_is_failed_not_solved() -> None:

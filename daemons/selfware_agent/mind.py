@@ -27,9 +27,12 @@ REFUSALS = frozenset(
 )
 
 
+MAX_REPLY_CHARS = 4_000_000  # an engine that minds no token limit must not fill memory and journal
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A complete reply."""
+    """A complete reply, or with the finish reason "length" the beginning of one."""
 
     text: str
     finish_reason: str
@@ -101,8 +104,9 @@ class Mind:
         """One stream to its end; None if it ended without a finish."""
         loop = asyncio.get_running_loop()
         text: list[str] = []
-        tokens, began = 0, loop.time()
-        async for reply in self._stub.Generate(request):
+        chars, tokens, began = 0, 0, loop.time()
+        call = self._stub.Generate(request)
+        async for reply in call:
             match reply.WhichOneof("event"):
                 case "queued":
                     on_progress(Stream(f"waiting for the model: {reply.queued.reason or 'queued'}", 0, 0.0))
@@ -111,11 +115,15 @@ class Mind:
                     on_progress(Stream("the model reads the question", 0, 0.0))
                 case "delta":
                     text.append(reply.delta.text)
+                    chars += len(reply.delta.text)
                     tokens += reply.delta.tokens or 1
+                    if chars > MAX_REPLY_CHARS:
+                        call.cancel()
+                        return Answer("".join(text)[:MAX_REPLY_CHARS], "length", 0, tokens)
                     rate = tokens / max(loop.time() - began, 1e-3)
                     on_progress(Stream("the model writes", tokens, rate))
                 case "restarted":
-                    text, tokens, began = [], 0, loop.time()
+                    text, chars, tokens, began = [], 0, 0, loop.time()
                     on_progress(Stream(f"the model starts again: {reply.restarted.reason}", 0, 0.0))
                 case "finished":
                     done = reply.finished

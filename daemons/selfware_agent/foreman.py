@@ -58,7 +58,7 @@ class Foreman:
 
     async def accept(self, goal: Goal) -> Task:
         """Durable before it returns; the same id again returns the task that exists."""
-        self._must_be_ready()
+        self.require_ready()
         known = self.memory.session.tasks.get(goal.task_id)
         if known is not None:
             return known
@@ -74,7 +74,6 @@ class Foreman:
 
     async def cancel(self, prefix: str, reason: str) -> Task:
         """Stop working on a task; what it already did stays."""
-        self._must_be_ready()
         task = self.find(prefix)
         if task.ended:
             raise WrongPhaseError(task_id=task.task_id, phase=task.phase, wish="cancelled")
@@ -92,7 +91,6 @@ class Foreman:
 
     async def retry(self, prefix: str) -> Task:
         """Begin an ended task again with a fresh budget."""
-        self._must_be_ready()
         task = self.find(prefix)
         if not task.ended:
             raise WrongPhaseError(task_id=task.task_id, phase=task.phase, wish="retried before it has ended")
@@ -100,8 +98,14 @@ class Foreman:
         self._tell(task.task_id, "queued again")
         return self.find(task.task_id)
 
+    def require_ready(self) -> None:
+        """Raise NotReadyError while the session is not recovered: no task is known then, which is not "no task"."""
+        if not self.ready:
+            raise NotReadyError(reason="it is still recovering its session from checkpointd")
+
     def find(self, prefix: str) -> Task:
         """By id or unique prefix."""
+        self.require_ready()
         tasks = self.memory.session.tasks
         if prefix in tasks:
             return tasks[prefix]
@@ -181,7 +185,3 @@ class Foreman:
         self.progressed.set()
         for listener in tuple(self._listeners):
             listener(task_id)
-
-    def _must_be_ready(self) -> None:
-        if not self.ready:
-            raise NotReadyError(reason="it is still recovering its session from checkpointd")

@@ -39,6 +39,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         return self._task(await self._foreman.accept(to_goal(request, self._defaults)))
 
     async def ListTasks(self, request: agent_pb2.ListTasksRequest, context: Any) -> agent_pb2.ListTasksReply:
+        self._foreman.require_ready()
         tasks = self._foreman.memory.session.tasks.values()
         ordered = sorted(tasks, key=lambda task: (task.observed.accepted_unix_nanos, task.task_id))
         session_id = self._foreman.memory.session_id
@@ -55,6 +56,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     async def Watch(self, request: agent_pb2.WatchRequest, context: Any) -> AsyncIterator[agent_pb2.Progress]:
         """At most ten pushes a second per task: tokens come faster than anybody reads."""
+        self._foreman.require_ready()
         only = self._foreman.find(request.task_id).task_id if request.task_id else ""
         tasks = self._foreman.memory.session.tasks
         dirty: dict[str, None] = dict.fromkeys([only] if only else list(tasks))

@@ -54,6 +54,12 @@ class AmbiguousIdError(SelfwareError):
     hint = "Give more of the id."
 
 
+class NotReadyError(UnreachableError):
+    """{reason}"""
+
+    hint = ""
+
+
 @contextmanager
 def calling(daemon: str) -> Iterator[grpc.Channel]:
     """A channel to one daemon; gRPC errors inside become ours."""
@@ -76,6 +82,8 @@ def of_rpc(error: grpc.RpcError, daemon: str, path: Path) -> SelfwareError:
     code, details = error.code(), error.details() or ""
     if code is StatusCode.UNAVAILABLE and (not details or "connect" in details or "Socket closed" in details):
         return UnreachableError(daemon=f"selfware-{daemon}", path=path, reason="nobody answers there")
+    if code is StatusCode.UNAVAILABLE:  # it answers, to say that it cannot yet, or no longer
+        return NotReadyError(reason=details)
     if code is StatusCode.DEADLINE_EXCEEDED:
         return UnreachableError(daemon=f"selfware-{daemon}", path=path, reason="no answer in time")
     if code in (StatusCode.FAILED_PRECONDITION, StatusCode.PERMISSION_DENIED, StatusCode.ALREADY_EXISTS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -178,6 +179,29 @@ def test_a_commit_holds_the_targets_and_nothing_else_that_was_staged_or_changed(
             assert (await rig.all_ended(1))["dirty"].commit == git("rev-parse", "HEAD").strip()
         assert git("show", "--name-only", "--format=").split() == ["part.txt"]
         assert git("diff", "--cached", "--name-only").split() == ["staged"]
+
+    run(work)
+
+
+def test_a_recovering_agent_says_so_instead_of_having_no_tasks() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, ASKS) as rig:
+            await rig.submit(Job("asks", "asks; append a line", workspace))
+            await until(lambda: state_is(rig, "asks", agent_pb2.TASK_STATE_WAITING))
+            rig.stack.kill("checkpointd", signal.SIGSTOP)
+            try:
+                before = rig.stack.pid_of("agent")
+                rig.stack.kill("agent")
+                await until(lambda: is_ready_again(rig, before))
+                for argv in (["tasks", "ls"], ["tasks", "show", "asks"], ["tasks", "cancel", "asks"]):
+                    code, out = await ctl(home, *argv)
+                    assert (code, "still recovering its session" in out) == (3, True), out
+            finally:
+                rig.stack.kill("checkpointd", signal.SIGCONT)
+            await until(lambda: state_is(rig, "asks", agent_pb2.TASK_STATE_WAITING))
+
+    async def is_ready_again(rig: Rig, before: int | None) -> bool:
+        return rig.stack.pid_of("agent") not in (None, before) and rig.stack.is_ready("agent")
 
     run(work)
 

@@ -139,7 +139,7 @@ def _after_gather(task: Task, proposal: Proposal, payload: Payload) -> Task:
     if len(task.gathered) < len(task.gather_paths):
         return replace(task, stage=Stage.GATHER)
     if task.goal.sample and any(one.exists and not one.whole for one in task.originals):
-        problem = "a target file is too long to be rewritten whole; use the loop strategy"
+        problem = "a target file is too long or not UTF-8, so it cannot be rewritten whole; use the loop strategy"
         return replace(task, stage=Stage.END, out_of_budget=problem)
     return replace(task, stage=Stage.ASK)
 

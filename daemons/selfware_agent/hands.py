@@ -100,8 +100,15 @@ def _outcome(update: oversight_pb2.PerformUpdate) -> Outcome:
         ok=done and result.ok,
         sentence=(result.sentence if done else "") or update.sentence,
         output=shorten(result.output, MAX_OUTPUT_CHARS),
-        whole=len(result.output) <= MAX_OUTPUT_CHARS and len(result.output.encode()) == result.output_bytes,
+        whole=_is_whole(result),
     )
+
+
+def _is_whole(result: oversight_pb2.Result) -> bool:
+    """Whether these are all the bytes there were: what is no UTF-8 comes as replacement characters, by chance just as
+    long."""
+    text = result.output
+    return len(text) <= MAX_OUTPUT_CHARS and "\ufffd" not in text and len(text.encode()) == result.output_bytes
 
 
 _KINDS = {

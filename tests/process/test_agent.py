@@ -161,6 +161,20 @@ def test_a_polite_stop_saves_a_checkpoint_and_the_next_start_goes_on_from_it() -
     run(work)
 
 
+@pytest.mark.parametrize("content", [b"abc\xf0\x9f\x98", b"\xff" * 9, b"x" * 200_000])
+def test_a_target_that_could_not_be_put_back_is_left_alone(content: bytes) -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        (workspace / "part").write_bytes(content)
+        reply = {"tool": "write_file", "path": "part", "content": "new\n"}
+        async with Rig(home, [{"reply": reply}]) as rig:
+            await rig.submit(Job("binary", "binary; make it new", workspace, ("false",), ("part",), max_attempts=2))
+            task = (await rig.all_ended(1))["binary"]
+        assert (task.state, "cannot be rewritten whole" in task.sentence) == (agent_pb2.TASK_STATE_FAILED, True)
+        assert (workspace / "part").read_bytes() == content
+
+    run(work)
+
+
 def test_a_commit_holds_the_targets_and_nothing_else_that_was_staged_or_changed() -> None:
     async def work(home: Path, workspace: Path) -> None:
         def git(*words: str) -> str:

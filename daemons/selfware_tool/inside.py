@@ -36,6 +36,8 @@ def main() -> int:
         return _fail(str(error))
     except UnicodeEncodeError:
         return _fail(f"{order['kind']}: the text is not valid Unicode")
+    except RecursionError:
+        return _fail(f"{order['kind']}: the directories are nested too deeply")
     except OSError as error:
         where = f"{os.path.relpath(error.filename, workspace)}: " if isinstance(error.filename, str) else ""
         return _fail(f"{where}{error.strerror}")

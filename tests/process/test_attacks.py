@@ -136,3 +136,9 @@ def test_no_number_is_too_long_for_the_operator_api(bare: Stack, path: str) -> N
     status, answer = bare.get(path)
     assert status in {400, 404}
     assert answer["error"]["sentence"]
+
+
+def test_a_search_in_bottomless_directories_is_told_in_words(bench: Bench) -> None:
+    bench.script("python3 -c \"import os\nfor i in range(2000): os.mkdir('d'); os.chdir('d')\"")
+    result, said = bench.run({"search": {"pattern": "x", "path": "."}})
+    assert (result.exit_status, said) == (1, "search: the directories are nested too deeply\n")

@@ -7,7 +7,7 @@ export SELFWARE_HOME
 # In a plain chroot the kernel makes no sandboxes: root gives the command a root of its own. Elsewhere this does nothing.
 ROOTED := python3 -I daemons/selfware_tool/real_root.py
 
-.PHONY: help run up test check deb bench prove lock protos clean
+.PHONY: help run up test check bench prove lock protos clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -67,8 +68,12 @@ def undo(workspace: str, before: Survey) -> tuple[str, ...]:
     """Make harmless what was planted since; call when nothing of the action is left. Says what was removed."""
     removed = []
     for planted in list(_planted(workspace, before)):
-        _remove(planted)
-        removed.append(os.path.relpath(planted, workspace).encode("utf-8", "backslashreplace").decode())
+        name = os.path.relpath(planted, workspace).encode("utf-8", "backslashreplace").decode()
+        try:
+            _remove(planted)
+        except OSError as error:
+            name += f" (in vain: {error.strerror})"
+        removed.append(name)
     more = [f"{len(removed) - SHOWN} more"] if len(removed) > SHOWN else []
     return (*removed[:SHOWN], *more)
 
@@ -134,23 +139,36 @@ def _target(path: str) -> str:
 
 
 def _remove(path: str) -> None:
-    """A file or a whole directory, also where the action took our right to do so."""
+    """A file or a whole directory, also where the action took our right to do so. A directory first gets a name that
+    means nothing to git: one of hostile depth may prove impossible to delete."""
+    try:
+        _open(os.path.dirname(path))
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+        aside = f"{path}.planted-{time.time_ns()}"
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return  # it went with another
+    _delete(aside)
+
+
+def _delete(directory: str) -> None:
     import shutil
 
     try:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            _open(os.path.dirname(path))
-            os.unlink(path)
-            return
-        waiting = [path]
+        _open(directory)
+        if os.path.lexists(f"{directory}/HEAD"):
+            os.unlink(f"{directory}/HEAD")  # whatever is left is then no repository
+        waiting = [directory]
         while waiting:
-            directory = waiting.pop()
-            _open(directory)
-            with os.scandir(directory) as listed:
+            inner = waiting.pop()
+            _open(inner)
+            with os.scandir(inner) as listed:
                 waiting += [entry.path for entry in listed if entry.is_dir(follow_symlinks=False)]
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return  # it went with another
+        shutil.rmtree(directory)
+    except (OSError, RecursionError):
+        return  # what is left is only in the way
 
 
 def _open(directory: str) -> None:

@@ -138,7 +138,24 @@ def test_no_number_is_too_long_for_the_operator_api(bare: Stack, path: str) -> N
     assert answer["error"]["sentence"]
 
 
+DIG = "python3 -c \"import os\nfor i in range(3000): os.mkdir('d'); os.chdir('d')\""
+
+
+def test_a_planted_repository_of_hostile_depth_is_put_out_of_the_way(bench: Bench) -> None:
+    result, _ = bench.script(f"git init -q sub; cd sub/.git; {DIG}; cd ../../plain/.git; mkdir config.worktree")
+    try:
+        assert result.sentence.startswith("exited with status 0; removed ")
+        assert not (bench.workspace / "sub/.git").exists()
+        assert not list((bench.workspace / "sub").glob("*/HEAD"))
+        assert not (bench.workspace / "plain/.git/config.worktree").exists()
+    finally:
+        subprocess.run(["rm", "-rf", str(bench.workspace)], check=True)  # pytest could not
+
+
 def test_a_search_in_bottomless_directories_is_told_in_words(bench: Bench) -> None:
-    bench.script("python3 -c \"import os\nfor i in range(2000): os.mkdir('d'); os.chdir('d')\"")
-    result, said = bench.run({"search": {"pattern": "x", "path": "."}})
-    assert (result.exit_status, said) == (1, "search: the directories are nested too deeply\n")
+    bench.script(DIG)
+    try:
+        result, said = bench.run({"search": {"pattern": "x", "path": "."}})
+        assert (result.exit_status, said) == (1, "search: the directories are nested too deeply\n")
+    finally:
+        subprocess.run(["rm", "-rf", str(bench.workspace)], check=True)  # pytest could not

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOG_LIMIT_BYTES = 5_000_000
-FATAL_EXITS = frozenset({65, 66, 75, 78})
-"""Trying again cannot help: damaged model, missing model, already running, configuration (sysexits.h)."""
+FATAL_EXITS = frozenset({65, 66, 69, 75, 78})
+"""Trying again cannot help: damaged model, missing model, not installed, already running, configuration (sysexits.h)."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 LOG_LIMIT_BYTES = 5_000_000
 FATAL_EXITS = frozenset({65, 66, 69, 75, 78})
-"""Trying again cannot help: damaged model, missing model, not installed, already running, configuration (sysexits.h)."""
+"""Trying again cannot help: damaged or missing model, not installed, already running, configuration (sysexits.h)."""
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,10 @@ class Daemon(ABC):
         """Small numbers for `selfwarectl status`."""
         return {}
 
+    def about(self) -> dict[str, str]:
+        """What the current sentence is about: SELFWARE_* fields of its journal line, by name ("task_id")."""
+        return {}
+
     def grace_seconds(self) -> float:
         """How long calls in flight may take on stop."""
         return 2.0
@@ -148,9 +152,10 @@ class Daemon(ABC):
         self._say("stopped")
 
     def _say(self, sentence: str) -> None:
-        if sentence != self.sentence or not self.quiet_repeats:
-            self.log.info("%s", sentence)
+        repeated = sentence == self.sentence and self.quiet_repeats
         self.sentence = sentence
+        if not repeated:
+            self.log.info("%s", sentence, extra=log.fields(**self.about()))
         self.sentence_unix_nanos = time.time_ns()
 
     def _make_state_directory(self) -> None:

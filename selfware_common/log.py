@@ -15,8 +15,10 @@ import sys
 import time
 from typing import Any
 
+EMERGENCY = logging.CRITICAL + 10
+"""Journald shows these on every terminal that an operator is logged in on."""
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
-_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2, EMERGENCY: 0}
 _PREFIX = "SELFWARE_"
 
 
@@ -37,6 +39,8 @@ class JournalHandler(logging.Handler):
             "PRIORITY": str(_PRIORITY.get(record.levelno, 6)),
             "SYSLOG_IDENTIFIER": self._identifier,
         }
+        if message_id := getattr(record, "message_id", ""):
+            fields["MESSAGE_ID"] = message_id
         if self.dropped:
             fields["SELFWARE_DROPPED_LINES"] = str(self.dropped)
         for name, value in _selfware_fields(record).items():
@@ -80,6 +84,11 @@ def setup(identifier: str, level: str = "info") -> logging.Logger:
 def fields(**values: Any) -> dict[str, Any]:
     """`log.info("...", extra=fields(task_id="t-1"))` puts SELFWARE_TASK_ID=t-1 beside the sentence."""
     return {"selfware": {_PREFIX + name.upper(): value for name, value in values.items()}}
+
+
+def event(message_id: str, **values: Any) -> dict[str, Any]:
+    """The same for an entry that the message catalog explains (`journalctl -x`); ids are in catalog.py."""
+    return {**fields(**values), "message_id": message_id}
 
 
 def encode(entry: dict[str, str]) -> bytes:

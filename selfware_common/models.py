@@ -26,6 +26,8 @@ import orjson
 from selfware_common.errors import SelfwareError
 
 BLOCK_BYTES = 4 << 20
+INSTALLED = Path("/usr/share/selfware/models")  # of the packages selfware-model-*
+SYSTEM = Path("/var/lib/selfware/models")  # where root fetches to on a machine where Selfware is installed
 
 
 class UnknownModelError(SelfwareError):
@@ -76,8 +78,10 @@ class Model:
     parts: tuple[PackagePart, ...]
 
     def path(self, env: Mapping[str, str] = os.environ) -> Path:
-        """Where this model lies once it was fetched."""
-        return models_dir(env) / self.file_name
+        """Where this model lies: where it was fetched to, or where a package put it."""
+        fetched = models_dir(env) / self.file_name
+        installed = INSTALLED / self.file_name
+        return installed if not fetched.is_file() and installed.is_file() else fetched
 
 
 CATALOGUE: tuple[Model, ...] = (
@@ -116,9 +120,12 @@ DEFAULT_MODEL = CATALOGUE[0]
 
 
 def models_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """$SELFWARE_MODELS, else selfware/models in the user's cache: a clean checkout does not fetch again."""
+    """$SELFWARE_MODELS, else the system's where Selfware is installed and this is no foreground stack, else
+    selfware/models in the user's cache: a clean checkout does not fetch again."""
     if chosen := env.get("SELFWARE_MODELS"):
         return Path(chosen)
+    if "SELFWARE_HOME" not in env and SYSTEM.is_dir():
+        return SYSTEM
     cache = env.get("XDG_CACHE_HOME") or str(Path(env.get("HOME") or "~").expanduser() / ".cache")
     return Path(cache) / "selfware" / "models"
 
@@ -167,7 +174,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 def write_stamp(model: Model, path: Path) -> None:
     """Remember that these bytes were checked. A torn stamp merely does not fit, so it needs no fsync."""
-    stamp = _stamp_path(path)
+    stamp = _stamp_paths(path)[-1]
     temporary = stamp.with_name(f".{stamp.name}.{os.getpid()}")
     try:
         temporary.write_bytes(_stamp_bytes(model, path))
@@ -177,15 +184,21 @@ def write_stamp(model: Model, path: Path) -> None:
         return
 
 
-def _stamp_path(path: Path) -> Path:
-    return path.with_name(path.name + ".stamp")
+def _stamp_paths(path: Path) -> list[Path]:
+    """Beside the model, and in the state of an engine that may not write there."""
+    beside = path.with_name(path.name + ".stamp")
+    state = os.environ.get("STATE_DIRECTORY")
+    return [beside, Path(state) / beside.name] if state else [beside]
 
 
 def _stamp_fits(model: Model, path: Path) -> bool:
-    try:
-        return _stamp_path(path).read_bytes() == _stamp_bytes(model, path)
-    except OSError:
-        return False
+    for stamp in _stamp_paths(path):
+        try:
+            if stamp.read_bytes() == _stamp_bytes(model, path):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _stamp_bytes(model: Model, path: Path) -> bytes:

@@ -10,10 +10,13 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfware_common.errors import AlreadyRunningError, DiskFullError
+
+LISTEN_FDS_START = 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,19 @@ class InstanceLock:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def inherited(name: str, environ: Mapping[str, str] | None = None) -> socket.socket | None:
+    """The listening socket that systemd made for us under this FileDescriptorName= (sd_listen_fds(3)), or None."""
+    environ = os.environ if environ is None else environ
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    if name not in names:
+        return None
+    descriptor = LISTEN_FDS_START + names.index(name)
+    os.set_inheritable(descriptor, False)
+    return socket.socket(fileno=descriptor)
 
 
 NO_SPACE = frozenset({28, 122})  # ENOSPC, EDQUOT

@@ -75,6 +75,11 @@ class AgentDaemon(daemon.Daemon):
             "epoch": str(self._memory.epoch),
         }
 
+    def about(self) -> dict[str, str]:
+        task_id = self._foreman.last_task_id
+        named = {"task_id": task_id} if task_id and f"task {task_id}:" in self.sentence else {}
+        return {"session_id": self._memory.session_id, **named} if self._memory.session_id else named
+
     def grace_seconds(self) -> float:
         """Only watchers are in flight, and they lose nothing."""
         return 0.3

@@ -44,6 +44,7 @@ class Foreman:
         self.ready = False
         self.max_queued_tasks = 1000
         self.last_sentence = ""
+        self.last_task_id = ""
         self._mind = mind
         self._hands = hands
         self._limits = limits
@@ -181,7 +182,7 @@ class Foreman:
         self._running[task_id] = running
 
     def _tell(self, task_id: str, sentence: str) -> None:
-        self.last_sentence = f"task {task_id}: {sentence}"
+        self.last_sentence, self.last_task_id = f"task {task_id}: {sentence}", task_id
         self.progressed.set()
         for listener in tuple(self._listeners):
             listener(task_id)

@@ -8,6 +8,7 @@ the same ids.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,10 @@ from selfware_agent import context, plan, replies
 from selfware_agent.hands import Hands, Waiting
 from selfware_agent.memory import Memory
 from selfware_agent.mind import Mind, Refusal, Stream
-from selfware_agent.state import Task
-from selfware_common import clients
+from selfware_agent.state import Phase, Task
+from selfware_common import catalog, clients, log
+
+LOG = logging.getLogger("selfware-agent")
 
 
 @dataclass
@@ -93,6 +96,9 @@ class Worker:
                 await self._record("AttemptFailed", why=step.why, final=step.final)
             case plan.End():
                 await self._record("TaskEnded", phase=str(step.phase), verified=step.verified, sentence=step.sentence)
+                what = catalog.TASK_SOLVED if step.phase is Phase.SOLVED else catalog.TASK_FAILED
+                extra = log.event(what, task_id=self.task_id, session_id=self._memory.session_id)
+                LOG.info("task %s ended: %s", self.task_id, step.sentence, extra=extra)
 
     async def _ask(self, step: plan.Ask) -> None:
         task, question = self.task, step.question

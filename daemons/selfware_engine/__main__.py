@@ -8,7 +8,9 @@ a socket that a killed engine left behind can be removed safely.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
+import faulthandler
 import logging
 import os
 import signal
@@ -18,13 +20,14 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from selfware_common import log, models, paths, settings
+from selfware_common import http_health, log, models, paths, settings
 from selfware_common.errors import SelfwareError
 from selfware_common.notify import Notifier
-from selfware_engine import group, lock, vllm
+from selfware_engine import group, instance, lock, vllm
 from selfware_engine.llama import Llama, Settings
 
 SOCKET_UMASK = 0o117
+WATCHDOG_SHARE = 4  # looks per watchdog interval
 PROVIDERS = ("embedded", "vllm")
 
 
@@ -37,9 +40,12 @@ class ModelFileMissingError(SelfwareError):
 
 def main() -> int:
     """Ends with 0 at SIGTERM; returns an error's own code after saying its sentence."""
+    faulthandler.enable()
     logger = log.setup("selfware-engine")
     given = _arguments(sys.argv[1:])
     try:
+        if given.instance is not None:
+            given = instance.arguments(given, paths.from_environment())
         if given.provider == "vllm":
             _serve_vllm(given, logger)
         else:
@@ -55,13 +61,17 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
         prog="selfware-engine", description="Serve one model over OpenAI-compatible HTTP on a Unix socket."
     )
     parser.add_argument("--provider", choices=PROVIDERS, default="embedded", help="llama.cpp in this process, or vLLM")
-    parser.add_argument("--model", required=True, help="a name (of the catalogue; for vLLM of a hub), or a path")
+    parser.add_argument("--model", help="a name (of the catalogue; for vLLM of a hub), or a path")
     parser.add_argument("--name", default="", help="what clients call the model; default: its own name")
-    parser.add_argument("--socket", required=True, type=Path, help="the Unix socket to serve on")
+    parser.add_argument("--socket", type=Path, help="the Unix socket to serve on")
+    parser.add_argument("--instance", help="of the systemd unit: take everything else from selfware.toml")
     parser.add_argument("--slots", type=int, help="requests decoded at the same time")
     parser.add_argument("--context", type=int, help="tokens one request may use")
     parser.add_argument("--threads", type=int, default=0, help="embedded: 0 = all cores but one")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.instance is None and (given.model is None or given.socket is None):
+        parser.error("give --model and --socket, or --instance")
+    return given
 
 
 def _serve_vllm(given: argparse.Namespace, logger: logging.Logger) -> None:
@@ -72,13 +82,15 @@ def _serve_vllm(given: argparse.Namespace, logger: logging.Logger) -> None:
     server = group.Server("vLLM", vllm.argv(llm, socket_path), vllm.environment(), socket_path, lock.take(socket_path))
     notifier = Notifier()
 
+    slots = f"{llm.max_num_seqs} requests of {llm.max_model_len} tokens at once"
+    sentence = f"serving {llm.model} with vLLM: {slots}"
+
     def on_ready(seconds: float) -> None:
-        slots = f"{llm.max_num_seqs} requests of {llm.max_model_len} tokens at once"
-        sentence = f"serving {llm.model} with vLLM: {slots}, ready after {seconds:.1f} s"
-        logger.info("%s", sentence, extra=log.fields(model=llm.model))
+        logger.info("%s, ready after %.1f s", sentence, seconds, extra=log.fields(model=llm.model))
         notifier.ready(sentence)
 
-    group.serve(server, on_ready)
+    pulse = group.Pulse(notifier.watchdog_seconds / WATCHDOG_SHARE, lambda: notifier.alive(sentence))
+    group.serve(server, on_ready, pulse)
     notifier.stopping("stopped")
 
 
@@ -112,11 +124,21 @@ def _serve_embedded(settings: Settings, logger: logging.Logger) -> None:
     logger.info("%s", sentence, extra=log.fields(model=settings.model_name))
     notifier = Notifier()
     notifier.ready(sentence)
-    stop.wait()
+    _while_it_answers(settings.socket_path, notifier, sentence, stop)
     notifier.stopping("stopping")
     settings.socket_path.unlink(missing_ok=True)
     # No destructors: see Llama. The lock goes with the process.
     os._exit(0)
+
+
+def _while_it_answers(socket_path: Path, notifier: Notifier, sentence: str, stop: threading.Event) -> None:
+    """Until `stop`; the watchdog is petted only when the server itself answered, so a hanging one is restarted."""
+    if not notifier.watchdog_seconds:
+        stop.wait()
+        return
+    while not stop.wait(notifier.watchdog_seconds / WATCHDOG_SHARE):
+        if asyncio.run(http_health.answers(socket_path)):
+            notifier.alive(sentence)
 
 
 def _settings(given: argparse.Namespace) -> Settings:

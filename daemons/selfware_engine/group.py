@@ -44,7 +44,15 @@ class Server:
     """Descriptor of the held lock, see lock.take."""
 
 
-def serve(server: Server, ready: Callable[[float], None]) -> None:
+@dataclass(frozen=True)
+class Pulse:
+    """`beat` is called every so many seconds in which the server answered; 0: never."""
+
+    seconds: float = 0.0
+    beat: Callable[[], None] = lambda: None
+
+
+def serve(server: Server, ready: Callable[[float], None], pulse: Pulse = Pulse()) -> None:
     """Until SIGTERM or SIGINT; `ready` gets the seconds it took. Raises ServerEndedError."""
     server.socket_path.unlink(missing_ok=True)
     warden = subprocess.Popen(
@@ -56,13 +64,13 @@ def serve(server: Server, ready: Callable[[float], None]) -> None:
         pass_fds=(server.lock,),
     )
     try:
-        asyncio.run(_serve(server, warden, ready))
+        asyncio.run(_serve(server, warden, ready, pulse))
     finally:
         server.socket_path.unlink(missing_ok=True)
         warden.communicate()  # closes its stdin: what is left of the group goes, then the guard
 
 
-async def _serve(server: Server, warden: subprocess.Popen[bytes], ready: Callable[[float], None]) -> None:
+async def _serve(server: Server, warden: subprocess.Popen[bytes], ready: Callable[[float], None], pulse: Pulse) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -70,9 +78,10 @@ async def _serve(server: Server, warden: subprocess.Popen[bytes], ready: Callabl
     process = await _launch(server, warden)
     ended = asyncio.create_task(process.wait())
     stopping = asyncio.create_task(stop.wait())
-    looking = asyncio.create_task(_say_when_ready(server, began, ready))
+    serving = asyncio.Event()
+    looking = asyncio.create_task(_look(server, began, ready, serving, pulse))
     await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set() and not ended.done() and looking.done():  # while it loads it would not listen
+    if stop.is_set() and not ended.done() and serving.is_set():  # while it loads it would not listen
         process.send_signal(signal.SIGTERM)
         await asyncio.wait({ended}, timeout=GRACE_SECONDS)
     asked = stop.is_set()
@@ -103,11 +112,19 @@ async def _launch(server: Server, warden: subprocess.Popen[bytes]) -> asyncio.su
     return process
 
 
-async def _say_when_ready(server: Server, began: float, ready: Callable[[float], None]) -> None:
+async def _look(
+    server: Server, began: float, ready: Callable[[float], None], serving: asyncio.Event, pulse: Pulse
+) -> None:
     while True:
-        if await http_health.answers(server.socket_path):
-            return ready(time.monotonic() - began)
-        await asyncio.sleep(HEALTH_SECONDS)
+        answers = await http_health.answers(server.socket_path)
+        if answers and serving.is_set():
+            pulse.beat()
+        elif answers:
+            ready(time.monotonic() - began)
+            serving.set()
+        if serving.is_set() and not pulse.seconds:
+            return
+        await asyncio.sleep(pulse.seconds if serving.is_set() else HEALTH_SECONDS)
 
 
 def _how(code: int) -> str:

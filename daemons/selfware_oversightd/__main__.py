@@ -54,6 +54,7 @@ class Oversightd(Daemon):
         self._farewell.cancel()
         await self._api.stop()
         await self._effects.close()
+        self._tools.close()
         self._ledger.close()
 
     async def reloaded(self) -> None:

@@ -13,11 +13,13 @@ Owns the tasks that wait for tools. Never decides what is allowed (policy) and n
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from selfware_common import catalog, log
 from selfware_common.errors import SelfwareError
 from selfware_oversightd import approvals
 from selfware_oversightd.canonical import Proposal
@@ -32,6 +34,9 @@ from selfware_tool.errors import EffectChangedError
 
 RETRY_SECONDS = 2.0  # after a full disk or a runner that could not be started
 FORGET_EVERY = 500
+
+
+LOG = logging.getLogger("selfware-oversightd")
 
 
 class Effects:
@@ -152,6 +157,11 @@ class Effects:
         self.trouble.pop(effect_id, None)
         self._retry_at.pop(effect_id, None)
         self.watchers.tell(effect_id)
+        if (record := self._ledger.effect(effect_id)) is not None:
+            about = {"effect_id": effect_id, "task_id": record.task_id, "session_id": record.session_id}
+            extra = log.event(catalog.OUTCOME_UNKNOWN, **about) if state is State.UNKNOWN else log.fields(**about)
+            level = logging.WARNING if state is State.UNKNOWN else logging.INFO
+            LOG.log(level, "%s: %s", record.summary, record.sentence, extra=extra)
 
     # Helpers, in call order.
 
@@ -191,6 +201,9 @@ class Effects:
             self._ledger.connection, record.effect_id, record.digest, now, self.asking.timeout_seconds
         )
         self._ledger.note(now, "asked", approval_id=question.approval_id, effect_id=record.effect_id)
+        about = {"approval_id": question.approval_id, "task_id": record.task_id, "effect_id": record.effect_id}
+        extra = log.event(catalog.APPROVAL_NEEDED, **about)
+        LOG.warning("%s waits for a person: %s", question.approval_id, record.summary, extra=extra)
         return replace(record, state=State.WAITING, approval=question.number)
 
     def _take_up(self, record: EffectRecord) -> None:

@@ -53,11 +53,14 @@ class OperatorApi:
         self._runner: web.AppRunner | None = None
 
     async def start(self, path: Path) -> None:
-        """Bind (mode 0660) and serve; call while holding the instance lock."""
+        """Serve on systemd's socket where there is one, else bind (mode 0660); call while holding the instance lock."""
         application = web.Application(middlewares=[_sentences], client_max_size=MAX_BODY_BYTES)
         application.add_routes(self._routes())
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
+        if (listening := sockets.inherited("operator")) is not None:
+            await web.SockSite(self._runner, listening).start()
+            return
         sockets.clear_stale(path)
         before = os.umask(0o117)
         try:

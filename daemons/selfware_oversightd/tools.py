@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -25,8 +26,10 @@ from selfware_tool.effect import EffectPaths, EffectState, EffectStatus, inspect
 from selfware_tool.errors import ActionRefusedError, EffectChangedError
 from selfware_tool.probe import Probe, probe
 from selfware_tool.request import Limits, Request
+from selfware_tool.units import Units
 
 MAX_LAUNCHES = 3
+TOOL_SOCKET = "tool.sock"  # systemd listens there: selfware-tool.socket
 ROOM_BYTES = 512 * 1024  # an action begins only where its output and its result will find room
 ROOM_FILES = 16
 
@@ -37,15 +40,28 @@ class Tools:
     def __init__(self, where: Paths) -> None:
         """Looks for the sandbox; one that is missing now is looked for again when it is needed."""
         self._where = where
-        self.effects = where.state_of("oversightd") / "effects"
         self._python = launcher.python_home()
-        self.sandbox: Probe = probe()
+        socket_path = where.run / TOOL_SOCKET
+        self._units = Units(socket_path) if socket_path.exists() else None
+        self.effects = where.state_of("oversightd" if self._units is None else "tool") / "effects"
+        self.sandbox: Probe = self._probe()
 
     def require_sandbox(self) -> None:
         """Raises SandboxUnavailableError."""
         if not self.sandbox.available:
-            self.sandbox = probe()
+            self.sandbox = self._probe()
         self.sandbox.require()
+
+    def get_ready(self) -> None:
+        """Have a sandbox wait for the next action, where that can be; trouble shows when the action comes."""
+        if self._units is not None:
+            with suppress(OSError):
+                self._units.prepare_ahead()
+
+    def close(self) -> None:
+        """Let go of what waits; what runs goes on."""
+        if self._units is not None:
+            self._units.close()
 
     def require_room(self, effect_id: str) -> None:
         """Raises DiskFullError: an action whose end could not be recorded would be one of unknown outcome."""
@@ -73,6 +89,7 @@ class Tools:
                 except ActionRefusedError as error:
                     return Outcome(State.REFUSED, f"not run: {error.sentence}")
             status = await launcher.wait_async(directory)
+            self.get_ready()
             if status.state is not EffectState.NOT_STARTED:
                 return _outcome(directory, status)
         log = Path(EffectPaths(str(directory)).runner_log)
@@ -90,13 +107,20 @@ class Tools:
     def _start(self, record: EffectRecord) -> None:
         request = self._request(record)
         try:
-            launcher.launch(self._prepare(request))
+            if self._units is None:
+                launcher.launch(self._prepare(request))
+                return
+            labels = {"task_id": record.task_id, "session_id": record.session_id, "summary": record.summary}
+            self._units.launch(self.effects / record.effect_id, request, labels)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise DiskFullError(what=f"the action {record.effect_id}", path=self.effects) from error
             raise ToolFailedError(effect_id=record.effect_id, reason=error.strerror or str(error)) from error
         except subprocess.CalledProcessError as error:
             raise ToolFailedError(effect_id=record.effect_id, reason=str(error)) from error
+
+    def _probe(self) -> Probe:
+        return probe() if self._units is None else self._units.probe()
 
     def _prepare(self, request: Request) -> Path:
         try:

@@ -136,9 +136,11 @@ def started_record(now_unix_nanos: int) -> bytes:
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot of the machine."""
+    """The kernel's name for this boot of the machine; a unit without /proc/sys has it from systemd (%b)."""
+    if given := os.environ.get("SELFWARE_BOOT_ID"):
+        return given
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+        return file.read().strip().replace("-", "")
 
 
 def _done(paths: EffectPaths) -> EffectStatus | None:

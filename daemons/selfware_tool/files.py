@@ -13,6 +13,8 @@ from binascii import crc32
 from collections.abc import Mapping
 from typing import Any
 
+MODE = 0o640  # an action's user writes, oversightd reads by its group; in the foreground the directory is private
+
 
 class DamagedFileError(Exception):
     """The file is not what was written; the message is one sentence."""
@@ -54,7 +56,7 @@ def read_sealed(format_name: str, path: str) -> dict[str, Any] | None:
 def create_durably(path: str, data: bytes) -> bool:
     """Make a new file that survives a power cut; False if it was there already."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
     except FileExistsError:
         return False
     _write_and_sync(fd, data)
@@ -65,7 +67,7 @@ def create_durably(path: str, data: bytes) -> bool:
 def replace_durably(path: str, data: bytes) -> None:
     """Put a whole file in place at once: temporary name, fsync, rename, fsync of the directory."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, MODE)
     _write_and_sync(fd, data)
     os.replace(temporary, path)
     sync_directory(os.path.dirname(path))

@@ -162,9 +162,9 @@ def _replace(path: str, data: bytes, *, executable: bool) -> None:
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
-        mode = 0o644
+        mode = 0o666 & ~_umask()
     if executable:
-        mode |= 0o111
+        mode |= 0o111 & ~_umask()
     temporary = f"{path}.{os.getpid()}.selfware-tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -180,6 +180,12 @@ def _replace(path: str, data: bytes, *, executable: bool) -> None:
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(directory)
     os.close(directory)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _fail(sentence: str) -> int:

@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 from . import lock
@@ -27,7 +29,7 @@ from .sandbox import is_within
 from .workspace import resolve_cwd, resolve_workspace
 
 EFFECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-BEGINNING_SECONDS = 0.005  # how often we look for a runner that has not said its process id yet
+BEGINNING_SECONDS = (0.0005, 0.001, 0.002, 0.005)  # until a new look for a runner that has not said its process id yet
 
 
 def check(request: Request) -> None:
@@ -82,6 +84,7 @@ def launch(effect_directory: Path) -> bool:
 def wait(effect_directory: Path, timeout_seconds: float | None = None) -> EffectStatus:
     """The status once no runner is alive, or after the timeout whatever it is then. Sleeps on the process itself."""
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    pauses = _pauses()
     while True:
         status = inspect(effect_directory)
         left = None if deadline is None else deadline - time.monotonic()
@@ -89,7 +92,7 @@ def wait(effect_directory: Path, timeout_seconds: float | None = None) -> Effect
             return status
         pidfd = _runner(effect_directory)
         if pidfd < 0:
-            time.sleep(BEGINNING_SECONDS)
+            time.sleep(next(pauses))
             continue
         try:
             poll = select.poll()
@@ -101,10 +104,11 @@ def wait(effect_directory: Path, timeout_seconds: float | None = None) -> Effect
 
 async def wait_async(effect_directory: Path) -> EffectStatus:
     """The same for an event loop; cancel it freely."""
+    pauses = _pauses()
     while (status := inspect(effect_directory)).state is EffectState.RUNNING:
         pidfd = _runner(effect_directory)
         if pidfd < 0:
-            await asyncio.sleep(BEGINNING_SECONDS)
+            await asyncio.sleep(next(pauses))
             continue
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
@@ -139,6 +143,10 @@ def python_home() -> PythonHome:
     directories = dict.fromkeys(str(place) for path in places for place in (Path(path), Path(path).resolve()))
     shown = tuple(path for path in directories if not is_within(path, "/usr"))
     return PythonHome(str(executable), shown, str(Path(sys.prefix) / "bin"))
+
+
+def _pauses() -> Iterator[float]:
+    return chain(BEGINNING_SECONDS, repeat(BEGINNING_SECONDS[-1]))
 
 
 def _check_shown(request: Request) -> None:

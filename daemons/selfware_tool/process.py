@@ -168,14 +168,14 @@ def spawn(argv: list[str], inherited: list[int], stdin_fd: int, output_fd: int) 
         (os.POSIX_SPAWN_DUP2, output_fd, 2),
     ]
     default = [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ]
-    own = _swap_oom_score(FIRST_TO_GO)
+    own = swap_oom_score(FIRST_TO_GO)
     try:
         return os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsigmask=[], setsigdef=default)
     finally:
-        _swap_oom_score(own)
+        swap_oom_score(own)
 
 
-def _swap_oom_score(score: int) -> int:
+def swap_oom_score(score: int) -> int:
     """Set this process's place in the queue for the out-of-memory killer; children inherit it. Returns the old one."""
     fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     try:

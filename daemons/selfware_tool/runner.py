@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from . import cgroup, lock
 from .actions import Action
 from .effect import EffectPaths, Result, started_record
-from .files import create_durably, replace_durably
+from .files import MODE, create_durably, replace_durably
 from .output import BoundedOutput
 from .plan import INSIDE, Plan, plan_for
 from .process import SandboxFailedError, SandboxProcess, spawn
@@ -26,6 +27,11 @@ from .workspace import guard_git, resolve_cwd, resolve_workspace
 EXIT_BUSY = 75  # EX_TEMPFAIL
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
+Start = Callable[[SandboxSpec, Plan, int, int], int]
+"""Starts a plan in a sandbox: the specification, the plan, its standard input and output; the process to watch."""
+
+Report = Callable[[Result], None]
+
 
 def main(effect_directory: str, lock_fd: int = -1) -> int:
     """Run the effect unless it was begun before; the exit status is for people, the files are the answer."""
@@ -34,31 +40,42 @@ def main(effect_directory: str, lock_fd: int = -1) -> int:
         lock_fd = lock.open_lock(paths.lock)
         if not lock.take(lock_fd):
             return EXIT_BUSY
-    os.set_inheritable(lock_fd, False)
-    if os.path.exists(paths.result) or os.path.exists(paths.started):
-        return 0
-    cancel_fd = _cancellation()
-    lock.sign(lock_fd)
     with open(paths.request, "rb") as file:
         request = unseal_request(file.read(), paths.request)
-    started_unix_nanos = time.time_ns()
-    if not create_durably(paths.started, started_record(started_unix_nanos)):
+    if (result := run_once(request, paths, lock_fd, start_bubblewrap)) is None:
         return 0
-    group = cgroup.enter(request.effect_id, request.limits.processes)
-    result = _run(request, paths, cancel_fd, started_unix_nanos)
-    replace_durably(paths.result, result.seal())
+    group = result[1]
     if group is not None:
         os.close(lock_fd)
         group.remove_after_us()
     return 0
 
 
-def _run(request: Request, paths: EffectPaths, cancel_fd: int, started_unix_nanos: int) -> Result:
+def run_once(
+    request: Request, paths: EffectPaths, lock_fd: int, start: Start, report: Report = lambda _: None
+) -> tuple[Result, cgroup.ProcessGroup | None] | None:
+    """The effect's result, durable; None if it had begun before. Needs its lock. ``report`` is told just before."""
+    os.set_inheritable(lock_fd, False)
+    if os.path.exists(paths.result) or os.path.exists(paths.started):
+        return None
+    cancel_fd = _cancellation()
+    lock.sign(lock_fd)
+    started_unix_nanos = time.time_ns()
+    if not create_durably(paths.started, started_record(started_unix_nanos)):
+        return None
+    group = cgroup.enter(request.effect_id, request.limits.processes)
+    result = _run(request, paths, start, cancel_fd, started_unix_nanos)
+    report(result)
+    replace_durably(paths.result, result.seal())
+    return result, group
+
+
+def _run(request: Request, paths: EffectPaths, start: Start, cancel_fd: int, started_unix_nanos: int) -> Result:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    output = BoundedOutput(os.open(paths.output, flags, 0o600), request.limits.output_bytes)
+    output = BoundedOutput(os.open(paths.output, flags, MODE), request.limits.output_bytes)
     ending, sentence = None, ""
     try:
-        ending, sentence = _perform(request, output, cancel_fd)
+        ending, sentence = _perform(request, output, start, cancel_fd)
     except RefusalError as error:
         sentence = f"not run: {error}"
     except SandboxFailedError:
@@ -78,7 +95,7 @@ def _run(request: Request, paths: EffectPaths, cancel_fd: int, started_unix_nano
     )
 
 
-def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[Ending, str]:
+def _perform(request: Request, output: BoundedOutput, start: Start, cancel_fd: int) -> tuple[Ending, str]:
     """Run the action in its sandbox; how it ended, as a value and in words."""
     action: Action = request.parse()
     workspace = resolve_workspace(request.workspace, request.forbidden)
@@ -86,23 +103,19 @@ def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[E
     guard = guard_git(workspace)
     try:
         status_read, status_write = os.pipe()
-        data = _data_files(plan)
         spec = SandboxSpec(
             workspace=workspace,
             cwd=resolve_cwd(workspace, plan.cwd),
             python=request.python,
             limits=request.limits,
             features=request.features,
-            system=_system_root(),
             pins=guard.pins,
             read_only=request.read_only,
-            files=tuple(data),
             env=plan.env,
             network=request.network,
             status_fd=status_write,
         )
-        argv = bwrap_argv(spec, plan.command)
-        process = _start(argv, [status_write, *(file.fd for file in data)], status_read, cancel_fd)
+        process = _start(spec, plan, start, status_read, cancel_fd)
         timeout_seconds = request.timeout_seconds()
         ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds)
     finally:
@@ -111,34 +124,45 @@ def _perform(request: Request, output: BoundedOutput, cancel_fd: int) -> tuple[E
     return ending, f"{sentence}; removed {', '.join(removed)}, which it had planted" if removed else sentence
 
 
-def _start(argv: list[str], inherited: list[int], status_fd: int, cancel_fd: int) -> SandboxProcess:
+def _start(spec: SandboxSpec, plan: Plan, start: Start, status_fd: int, cancel_fd: int) -> SandboxProcess:
     stdin_read, stdin_write = os.pipe()
     output_read, output_write = os.pipe()
     try:
-        pid = spawn(argv, inherited, stdin_read, output_write)
+        pid = start(spec, plan, stdin_read, output_write)
     except (OSError, UnicodeEncodeError) as error:  # nothing has run: the kernel takes no more than 128 KiB a word
         why = error.strerror if isinstance(error, OSError) else "it is not valid Unicode"
         raise RefusalError(f"the command cannot be started: {why}") from error
-    for fd in (*inherited, stdin_read, output_write):
+    for fd in (spec.status_fd, stdin_read, output_write):
         os.close(fd)
     os.set_blocking(stdin_write, False)
     return SandboxProcess(pid, stdin_write, output_read, status_fd, cancel_fd)
 
 
-def _data_files(plan: Plan) -> list[DataFile]:
-    """What appears inside as files: a minimal /etc, the action's text, our file tool."""
+def start_bubblewrap(spec: SandboxSpec, plan: Plan, stdin_fd: int, output_fd: int) -> int:
+    """The sandbox where systemd made none: everything is bubblewrap's."""
     uid, gid = os.getuid(), os.getgid()
-    texts = [
-        ("/etc/passwd", f"selfware:x:{uid}:{gid}:Selfware:/tmp/home:/bin/sh\n".encode()),
-        ("/etc/group", f"selfware:x:{gid}:\n".encode()),
-        ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
-        *plan.texts,
-    ]
-    files = [DataFile(_memory_file(content), path) for path, content in texts]
+    texts = {
+        "/etc/passwd": f"selfware:x:{uid}:{gid}:Selfware:/tmp/home:/bin/sh\n".encode(),
+        "/etc/group": f"selfware:x:{gid}:\n".encode(),
+        "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
+        **shown_texts(plan),
+    }
+    files = tuple(DataFile(_memory_file(content), path) for path, content in texts.items())
+    argv = bwrap_argv(spec._replace(files=files, system=_system_root()), plan.command)
+    try:
+        return spawn(argv, [spec.status_fd, *(file.fd for file in files)], stdin_fd, output_fd)
+    finally:
+        for file in files:
+            os.close(file.fd)
+
+
+def shown_texts(plan: Plan) -> dict[str, bytes]:
+    """What appears inside as files, by path: the action's text, our file tool."""
+    texts = dict(plan.texts)
     if plan.needs_inside:
-        source = os.path.join(os.path.dirname(__file__), "inside.py")
-        files.append(DataFile(os.open(source, os.O_RDONLY | os.O_CLOEXEC), INSIDE))
-    return files
+        with open(os.path.join(os.path.dirname(__file__), "inside.py"), "rb") as file:
+            texts[INSIDE] = file.read()
+    return texts
 
 
 def _memory_file(content: bytes) -> int:

@@ -81,8 +81,7 @@ def bwrap_argv(spec: SandboxSpec, command: tuple[str, ...]) -> list[str]:
         *("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"),
         *("--chdir", spec.cwd),
         "--",
-        *_limits(spec.limits),
-        *command,
+        *limited(spec.limits, command),
     ]
 
 
@@ -170,8 +169,9 @@ def _mounts(mounts: tuple[Mount, ...] | list[Mount]) -> list[str]:
     return words
 
 
-def _limits(limits: Limits) -> list[str]:
-    """Set inside, after the user namespace exists: the number of processes is then counted for this sandbox alone."""
+def limited(limits: Limits, command: tuple[str, ...]) -> list[str]:
+    """The command under its limits, set inside, after the user namespace exists: the number of processes is then
+    counted for this sandbox alone."""
     amounts = {
         "as": limits.memory_bytes,
         "nproc": limits.processes,
@@ -181,4 +181,4 @@ def _limits(limits: Limits) -> list[str]:
     }
     words = ["/usr/bin/prlimit", "--core=0:0"]
     words += [f"--{name}={amount}:{amount}" for name, amount in amounts.items() if amount]
-    return [*words, "--"]
+    return [*words, "--", *command]

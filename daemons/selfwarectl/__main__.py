@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approvals": ("approvals", "Questions for a person: ls, show, history."),
     "approve": ("approvals", "Let a waiting action run, once."),
     "reject": ("approvals", "Refuse a waiting action."),
+    "start": ("units", "Start Selfware, also after it gave up; installed machines only."),
+    "stop": ("units", "Stop Selfware; what it remembers stays."),
     "pause": ("control", "Let nothing new begin."),
     "resume": ("control", "Go on after a pause."),
     "checkpoints": ("checkpoints", "Saved states: ls, show, verify."),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
 
+from selfware_common import escalations, paths
 from selfware_common.errors import SelfwareError, UnreachableError
+from selfware_common.escalations import Escalation
 from selfwarectl import machine, output, reach
 
 DAEMONS = ("checkpointd", "resourced", "oversightd", "inferenced", "agent")
@@ -47,9 +49,12 @@ def status() -> int:
     pressure, paused, pending = _pressure(), _paused(), _pending()
     if output.wants_json():
         daemons = [{**vars(state), "running": state.running} for state in states]
-        output.emit({"daemons": daemons, "pressure": pressure, "paused": paused, "pending_approvals": pending})
+        told = {"daemons": daemons, "pressure": pressure, "paused": paused, "pending_approvals": pending}
+        output.emit({**told, "gave_up": [asdict(one) for one in _gave_up(states)]})
     else:
         _print(states, pressure, paused, pending)
+        for one in _gave_up(states):
+            output.say(f"{one.unit} failed for good ({one.reason}): 'sudo selfwarectl start' brings it back")
     return 0 if any(state.running for state in states) else 3
 
 
@@ -66,6 +71,12 @@ def ask(name: str) -> State:
     except SelfwareError as error:
         return State(name, sentence=error.sentence)
     return State(name, reply.pid, reply.started_unix_nanos, reply.version, reply.sentence, dict(reply.facts))
+
+
+def _gave_up(states: list[State]) -> list[Escalation]:
+    """What systemd gave up on and is not back."""
+    back = {f"selfware-{state.name}.service" for state in states if state.running}
+    return [one for one in escalations.read(paths.from_environment()) if one.unit not in back]
 
 
 def _why(error: UnreachableError) -> str:

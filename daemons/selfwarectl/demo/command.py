@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -38,10 +38,10 @@ START_SECONDS = 120.0
 @click.option("--tasks", "limit", default=0, help="Work on the first N tasks only.")
 @output.json_option
 def demo(attempts: int, limit: int) -> None:
-    """Run the demo job on the embedded model, to its end.
+    """Run the demo job to its end: on the running units where Selfware is installed, else on a stack of its own.
 
     \b
-    Example:
+    Examples:
       selfwarectl demo               all tasks, with a table at the end
       selfwarectl demo --tasks 3     a taste
     """
@@ -50,19 +50,20 @@ def demo(attempts: int, limit: int) -> None:
 
 async def _demo(attempts: int, limit: int) -> int:
     where = paths.from_environment()
-    home = Path(os.environ.get("SELFWARE_HOME", ".selfware")).absolute()
+    installed = where == paths.system()
+    home = where.state if installed else Path(os.environ.get("SELFWARE_HOME", ".selfware")).absolute()
     tasks = load_tasks()[: limit or None]
     run, workspace = _fresh_workspace(home)
     create(workspace, tasks)
     screen = Screen(len(tasks))
     began = time.monotonic()
-    async with _stack(home, screen):
+    async with nullcontext() if installed else _stack(home, screen):
         ended = await _work(where, tasks, run, workspace, attempts, screen)
     screen.table(tasks, ended)
     screen.commits(workspace)
     solved = {name for name, task in ended.items() if task.state == agent_pb2.TASK_STATE_SOLVED}
     screen.say("checking every claim once more ...")
-    false_claims = [task.name for task in tasks if task.name in solved and not evidence.holds(home, workspace, task)]
+    false_claims = [task.name for task in tasks if task.name in solved and not evidence.holds(workspace, task)]
     for name in false_claims:
         screen.say(f"NOT TRUE: {name} was reported solved, but its check fails")
     screen.say(f"workspace: {workspace}")

@@ -90,7 +90,7 @@ def create(directory: Path, tasks: tuple[DemoTask, ...] | None = None) -> str:
         file = building / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, "utf-8")
-        file.chmod(0o644)
+        file.chmod(0o664)
     _git(building, "init", "-q", "-b", BRANCH)
     _git(building, "add", "-A")
     _git(building, "commit", "-q", "-m", "A library that is not finished")

@@ -13,10 +13,9 @@ from selfwarectl.demo.demo_job import DemoTask
 SECONDS = 120.0
 
 
-def holds(home: Path, workspace: Path, task: DemoTask) -> bool:
+def holds(workspace: Path, task: DemoTask) -> bool:
     """Whether the check of `task` passes on the workspace as it is now."""
-    (home / "state").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home / "state", prefix="evidence-") as directory:
+    with tempfile.TemporaryDirectory(prefix="selfware-evidence-") as directory:
         action = {"run_command": {"argv": list(task.check), "timeout_seconds": SECONDS}}
         request = Request(f"evidence-{task.name}", action, str(workspace), launcher.python_home())
         effect = launcher.prepare(Path(directory), request)

@@ -1,0 +1,85 @@
+"""The main program of a tool unit (selfware-tool@.service): waits for one request on its connection, runs it, ends.
+
+Standard input is the connection that oversightd opened ahead of need, so Python and its imports are paid for before an
+action comes. The request arrives with the effect's lock as a descriptor: from then on we are its runner, whatever
+becomes of oversightd. A connection that closes without a request was not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import sys
+from typing import Any
+
+from . import journal, namespaces
+from .effect import EffectPaths, Result, read_output
+from .plan import Plan
+from .request import Request, unseal_request
+from .runner import run_once, shown_texts
+from .sandbox import SandboxSpec
+
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+HEADER = struct.Struct("<I")
+
+
+def main() -> int:
+    """The exit status is for people; the effect's files are the answer."""
+    namespaces.hide_from_actions()
+    connection = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    received = _receive(connection)
+    if received is None:
+        return 0
+    message, lock_fd = received
+    directory = str(message["directory"])
+    request = unseal_request(str(message["request"]).encode(), "the request")
+    log = journal.Journal("selfware-tool", {"effect_id": request.effect_id, **message["labels"]})
+    run_once(request, EffectPaths(directory), lock_fd, _start, lambda result: _report(log, request, result, directory))
+    # Somebody waits for our end; the interpreter's own clearing up would cost them 10 ms.
+    os._exit(0)
+
+
+def _start(spec: SandboxSpec, plan: Plan, stdin_fd: int, output_fd: int) -> int:
+    return namespaces.start(spec, shown_texts(plan), plan.command, stdin_fd, output_fd)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
+    """Length (u32, little-endian) with the lock's descriptor beside it, then so many bytes of JSON."""
+    data, fds, _flags, _address = socket.recv_fds(connection, HEADER.size, 1)
+    if not fds:
+        return None
+    os.set_inheritable(fds[0], False)
+    data += _read(connection, HEADER.size - len(data))
+    (length,) = HEADER.unpack(data)
+    if length > MAX_REQUEST_BYTES:
+        raise ValueError(f"a request of {length} bytes")
+    message = json.loads(_read(connection, length))
+    return message, fds[0]
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    parts = []
+    while length:
+        part = connection.recv(length)
+        if not part:
+            sys.exit(0)  # oversightd died before it had said everything: nothing began, the lock goes with us
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _report(log: journal.Journal, request: Request, result: Result, directory: str) -> None:
+    """What it printed, then how it ended, in the journal of this unit. What a command changed is on disk before its
+    result is: a power cut must not take back what was acknowledged. (Our own file actions sync what they write.)"""
+    if result.ran and not {"run_command", "run_code"}.isdisjoint(request.action):
+        namespaces.sync_filesystem(request.workspace)
+    log.lines(read_output(directory))
+    (kind,) = request.action
+    log.say(f"{kind}: {result.sentence}", priority=6 if result.ok else 5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

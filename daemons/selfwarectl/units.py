@@ -1,0 +1,81 @@
+"""`start` and `stop`: the whole suite on an installed machine, through systemd.
+
+`start` also brings back what systemd had given up on. Where Selfware is not installed, 'make up' starts it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+import click
+
+from selfware_common import escalations, paths
+from selfware_common.errors import SelfwareError
+from selfwarectl import output
+from selfwarectl.reach import FailedError
+
+TARGET = "selfware.target"
+EVERYTHING = ("selfware.target", "selfware-*")
+
+
+class NotInstalledError(SelfwareError):
+    """Selfware is not installed here as systemd units: {why}."""
+
+    exit_code: ClassVar[int] = 4
+    hint = "From a checkout, 'make up' starts the stack and Ctrl-C stops it."
+
+
+@click.command()
+@output.json_option
+def start() -> None:
+    """Start everything. What failed too often and was given up is forgiven and started again.
+
+    \b
+    Examples:
+      sudo selfwarectl start
+    """
+    _require_installed()
+    _systemctl("reset-failed", *EVERYTHING)
+    escalations.clear(paths.system())
+    _systemctl("start", TARGET)
+    _say("started")
+
+
+@click.command()
+@click.option("--now", is_flag=True, help="Do not wait for the last checkpoint; the journal is complete anyway.")
+@output.json_option
+def stop(now: bool) -> None:
+    """Stop everything. The agent saves a last checkpoint; the next start goes on where it was.
+
+    \b
+    Examples:
+      sudo selfwarectl stop
+      sudo selfwarectl stop --now
+    """
+    _require_installed()
+    if now:
+        _systemctl("kill", "--signal=SIGKILL", "selfware-agent.service", quiet=True)
+    _systemctl("stop", TARGET)
+    _say("stopped")
+
+
+def _say(word: str) -> None:
+    if output.wants_json():
+        output.emit({"target": TARGET, "state": word})
+    else:
+        output.say(f"{TARGET} {word}")
+
+
+def _require_installed() -> None:
+    if paths.from_environment() != paths.system():
+        raise NotInstalledError(why="this is a foreground stack")
+    if not Path("/run/systemd/system").is_dir():
+        raise NotInstalledError(why="systemd is not running")
+
+
+def _systemctl(*words: str, quiet: bool = False) -> None:
+    done = subprocess.run(["systemctl", *words], check=False, capture_output=True, text=True)
+    if done.returncode and not quiet:
+        raise FailedError(reason=f"systemctl {words[0]}: {' '.join(done.stderr.split()) or 'it failed'}")

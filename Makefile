@@ -7,10 +7,10 @@ export SELFWARE_HOME
 # In a plain chroot the kernel makes no sandboxes: root gives the command a root of its own. Elsewhere this does nothing.
 ROOTED := python3 -I daemons/selfware_tool/real_root.py
 
-.PHONY: help run up test check bench prove lock protos clean
+.PHONY: help run up test check bench prove deb deb-model lock protos clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 run: ## install everything, run the demo job on the embedded model to its end, print an honest table
 	@packaging/bootstrap runtime
@@ -39,6 +39,12 @@ bench: ## BENCH=checkpoint|journal|recovery|startup|idle: JSON lines on stdout
 prove: ## PROOF=kills|effects|demo [SEED=n ROUNDS=n]: JSON lines on stdout
 	@packaging/bootstrap dev
 	@$(ROOTED) $(PY) -m tests.prove.$(or $(PROOF),$(error say which: make prove PROOF=kills)) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+deb: ## dist/selfware_<version>_<arch>.deb, checked by lintian; docs/installing.md
+	@packaging/build-deb --lint
+
+deb-model: ## MODEL=smollm2-135m: the package that carries that model
+	@packaging/build-deb --lint model $(or $(MODEL),$(error say which: make deb-model MODEL=smollm2-135m))
 
 lock: ## write packaging/locks from pyproject.toml (needs uv)
 	@packaging/relock

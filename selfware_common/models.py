@@ -43,7 +43,10 @@ class ModelMissingError(SelfwareError):
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     exit_code: ClassVar[int] = 66  # EX_NOINPUT
-    hint = "Run 'selfwarectl models fetch {name}' once, with a network; nothing is fetched at run time."
+    hint = (
+        "Run 'selfwarectl models fetch {name}' once, with a network, or install the package selfware-model-{name}; "
+        "nothing is fetched at run time."
+    )
 
 
 class ModelHashMismatchError(SelfwareError):

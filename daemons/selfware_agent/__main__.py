@@ -17,7 +17,7 @@ from selfware_agent.mind import Mind
 from selfware_agent.service import AgentService
 from selfware_agent.watch import Watch
 from selfware_agent.worker import Gate
-from selfware_common import clients, daemon
+from selfware_common import catalog, clients, daemon, log
 from selfware_common.rpc import agent_pb2_grpc, checkpoint_pb2, checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
 
@@ -120,7 +120,9 @@ class AgentDaemon(daemon.Daemon):
         self._saved = schedule.Saved(now, now, sequence=session.sequence, ended_tasks=ended)
         self._memory.checkpointed_sequence = 0
         self._foreman.ready = True
-        return self._memory.recovered_in_words
+        self.sentence = self._memory.recovered_in_words  # said here, with its message id, and so not once more
+        self.log.info("%s", self.sentence, extra=log.event(catalog.RECOVERED, session_id=self._memory.session_id))
+        return self.sentence
 
     async def _choose_session(self) -> None:
         stub = checkpoint_pb2_grpc.CheckpointStub(self._channels["checkpointd"])

@@ -96,7 +96,7 @@ def _daemon(daemon: str, settings: Settings, numbers: _Numbers, engine: str | No
     window_ms = numbers.window_ms + numbers.delays.sum_ms(numbers.restarts)
     unit = _coupling(daemon, settings.supervision.strategy)
     if daemon == "inferenced" and engine:
-        unit += [f"Wants={engine}", f"After={engine}"]
+        unit += [f"Wants={engine}"]  # no After=: a model that loads is a state to wait in, for a request and not for us
     unit += [f"StartLimitIntervalSec={_seconds(window_ms)}", f"StartLimitBurst={numbers.restarts}"]
     service = [f"WatchdogSec={_seconds(numbers.watchdog_ms)}", _start_limit(START_SECONDS, numbers.delays)]
     if daemon in KEEPERS:

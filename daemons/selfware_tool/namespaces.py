@@ -23,7 +23,7 @@ from .sandbox import Mount, SandboxSpec, environment, limited
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x80000
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _READ_ONLY = 442, -100, 0x8000, 0x1
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 SET_UP_FAILED = 125
 STATE = "/var/lib/selfware"  # hidden, but for the workspace in it
 
@@ -116,6 +116,7 @@ def _first_process(
     status = SET_UP_FAILED
     try:
         _die_with_parent()
+        _libc.prctl(_PR_SET_NAME, b"sandbox", 0, 0, 0)
         _mount_all(spec, texts)
         os.write(ready_fd, b"1")
         os.close(ready_fd)

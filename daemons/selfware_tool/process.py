@@ -11,12 +11,14 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 
 from .output import BoundedOutput
 from .words import Ending
 
 CHUNK_BYTES = 1 << 16
 DRAIN_SECONDS = 5.0
+LOOK_SECONDS = 0.25  # how often it is looked whether the disk is full
 FIRST_TO_GO = 800  # oom_score_adj of an action: when memory runs out, it goes before any daemon
 
 
@@ -36,18 +38,28 @@ class SandboxProcess:
         self._cancel_fd = cancel_fd
         self._status_text = b""
         self._to_feed = b""
-        self._timed_out = self._cancelled = False
+        self._timed_out = self._cancelled = self._no_room = False
         self._stop_at = 0.0
         self._poll = select.poll()
         for fd in (self._monitor, output_fd, status_fd, cancel_fd):
             self._poll.register(fd, select.POLLIN)
 
-    def watch(self, stdin: bytes, output: BoundedOutput, timeout_seconds: float, grace_seconds: float) -> Ending:
-        """Wait for the end, and say how it came; SandboxFailedError if the action never began."""
+    def watch(
+        self,
+        stdin: bytes,
+        output: BoundedOutput,
+        timeout_seconds: float,
+        grace_seconds: float,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> Ending:
+        """Wait for the end, and say how it came; SandboxFailedError if the action never began. An action that leaves
+        no room on the disk is stopped before the daemons have to do without."""
         self._to_feed = stdin
         deadline = time.monotonic() + timeout_seconds
-        while not self._turn(output, self._stop_at or deadline):
+        while not self._turn(output, min(self._stop_at or deadline, time.monotonic() + LOOK_SECONDS)):
             now = time.monotonic()
+            if not self._stop_at and not has_room():
+                self._no_room = self._cancelled = True
             if self._stop_at and now >= self._stop_at:
                 self._kill()
                 self._stop_at = now + DRAIN_SECONDS
@@ -152,9 +164,9 @@ class SandboxProcess:
     def _ending(self) -> Ending:
         status = self._report("exit-code")
         if status is not None:
-            return Ending(status, self._timed_out, self._cancelled)
+            return Ending(status, self._timed_out, self._cancelled, self._no_room)
         if self._timed_out or self._cancelled:
-            return Ending(128 + signal.SIGKILL, self._timed_out, self._cancelled)
+            return Ending(128 + signal.SIGKILL, self._timed_out, self._cancelled, self._no_room)
         raise SandboxFailedError
 
 

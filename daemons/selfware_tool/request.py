@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     file_bytes: int = 2048 * MIB  # largest file it may write
     open_files: int = 4096
     cpu_seconds: int = 3600
+    reserve_bytes: int = 256 * MIB  # what it must leave free on the disk of the workspace
     temporary_bytes: int = 1024 * MIB  # each of /tmp and /dev/shm, whole action; they live in memory
 
 

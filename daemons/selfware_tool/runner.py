@@ -117,11 +117,28 @@ def _perform(request: Request, output: BoundedOutput, start: Start, cancel_fd: i
         )
         process = _start(spec, plan, start, status_read, cancel_fd)
         timeout_seconds = request.timeout_seconds()
-        ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds)
+        room = Room(workspace, request.limits.reserve_bytes)
+        ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds, room.is_left)
     finally:
         removed = guard.clean()
     sentence = ending.sentence(timeout_seconds)
     return ending, f"{sentence}; removed {', '.join(removed)}, which it had planted" if removed else sentence
+
+
+class Room:
+    """Whether the filesystem of a workspace keeps a reserve: so much, or half of what was free at first if less."""
+
+    def __init__(self, path: str, reserve_bytes: int) -> None:
+        self._path = path
+        self._reserve = min(reserve_bytes, self._free() // 2)
+
+    def is_left(self) -> bool:
+        """Asked again and again while the action runs."""
+        return self._free() >= self._reserve
+
+    def _free(self) -> int:
+        found = os.statvfs(self._path)
+        return found.f_bavail * found.f_frsize
 
 
 def _start(spec: SandboxSpec, plan: Plan, start: Start, status_fd: int, cancel_fd: int) -> SandboxProcess:

@@ -12,6 +12,7 @@ class Ending(NamedTuple):
     status: int
     timed_out: bool = False
     cancelled: bool = False
+    no_room: bool = False
 
     @property
     def signal_number(self) -> int:
@@ -24,6 +25,8 @@ class Ending(NamedTuple):
         how = self._how()
         if self.timed_out:
             return f"{how} after the time limit of {limit_seconds:g} s"
+        if self.no_room:
+            return f"{how} because the disk of its workspace was nearly full"
         if self.cancelled:
             return f"{how} because it was cancelled"
         return how + _REASONS.get(self.signal_number, "") + _STATUS_REASONS.get(self.status, "")

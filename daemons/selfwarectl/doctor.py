@@ -129,7 +129,10 @@ def _model(configured: settings.Settings) -> Finding:
     except SelfwareError as error:
         return Finding("model", False, error.sentence, error.advice)
     if not model.path().is_file():
-        return Finding("model", False, f"{model.name} was not fetched yet", f"selfwarectl models fetch {model.name}")
+        hint = f"selfwarectl models fetch {model.name}"
+        if configured.llm.model and paths.from_environment() == paths.system():
+            hint = f"apt install selfware-model-{model.name}, or sudo {hint}"
+        return Finding("model", False, f"{model.name} is not on this machine", hint)
     return Finding("model", True, f"{model.name} is at {model.path()}")
 
 
@@ -137,7 +140,7 @@ def _disk(where: paths.Paths) -> Finding:
     place = where.state
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK | os.X_OK):
+    if where != paths.system() and not os.access(place, os.W_OK | os.X_OK):
         return Finding("disk", False, f"{place} cannot be written by this user", "Choose another SELFWARE_HOME.")
     free = shutil.disk_usage(place).free
     return Finding("disk", free >= NEEDED_FREE_BYTES, f"{output.size(free)} free in {place}", "Free some space there.")

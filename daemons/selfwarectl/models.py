@@ -91,6 +91,9 @@ def fetch(name: str, source: Path | None, quiet_if_present: bool) -> None:
     model = catalogue.find(name) if name else catalogue.DEFAULT_MODEL
     present = catalogue.is_ready(model)
     path = model.path()
+    if not present and path.parent == catalogue.INSTALLED:
+        catalogue.verify(model)  # a package brought it; there is no stamp where nobody may write one
+        present = True
     if not present:
         from selfware_common.model_fetch import fetch as bring
 

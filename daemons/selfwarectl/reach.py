@@ -60,6 +60,12 @@ class NotReadyError(UnreachableError):
     hint = ""
 
 
+class NotPermittedError(UnreachableError):
+    """Cannot reach {daemon} at {path}: permission denied for this user."""
+
+    hint = "Operators are in the group selfware-operators: 'sudo adduser NAME selfware-operators', then log in again."
+
+
 @contextmanager
 def calling(daemon: str) -> Iterator[grpc.Channel]:
     """A channel to one daemon; gRPC errors inside become ours."""
@@ -146,10 +152,14 @@ def _answer(status: int, text: bytes, what: str) -> Any:
 
 def _present(daemon: str, name: str) -> Path:
     path = paths.from_environment().socket_of(daemon, name)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except PermissionError:
+        exists = True
+    if not exists:
         raise UnreachableError(daemon=f"selfware-{daemon}", path=path, reason="it is not running")
     if not os.access(path, os.W_OK):
-        raise UnreachableError(daemon=f"selfware-{daemon}", path=path, reason="permission denied for this user")
+        raise NotPermittedError(daemon=f"selfware-{daemon}", path=path)
     return path
 
 

@@ -80,7 +80,7 @@ def _gave_up(states: list[State]) -> list[Escalation]:
 
 
 def _why(error: UnreachableError) -> str:
-    reason = str(error.fields.get("reason", ""))
+    reason = str(error.fields.get("reason", "permission denied for this user"))
     return "not running" if reason in ("it is not running", "nobody answers there") else f"not reachable: {reason}"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ from selfwarectl import output
 from selfwarectl.reach import FailedError
 
 TARGET = "selfware.target"
-EVERYTHING = ("selfware.target", "selfware-*")
+EVERYTHING = ("selfware.target", "selfware-*.socket", "selfware-*.service")
 
 
 class NotInstalledError(SelfwareError):
@@ -57,7 +58,8 @@ def stop(now: bool) -> None:
     _require_installed()
     if now:
         _systemctl("kill", "--signal=SIGKILL", "selfware-agent.service", quiet=True)
-    _systemctl("stop", TARGET)
+    # Not the target alone: that returns at once, and the daemons stop behind our back.
+    _systemctl("stop", *EVERYTHING)
     _say("stopped")
 
 
@@ -78,4 +80,6 @@ def _require_installed() -> None:
 def _systemctl(*words: str, quiet: bool = False) -> None:
     done = subprocess.run(["systemctl", *words], check=False, capture_output=True, text=True)
     if done.returncode and not quiet:
-        raise FailedError(reason=f"systemctl {words[0]}: {' '.join(done.stderr.split()) or 'it failed'}")
+        why = " ".join(done.stderr.split()) or "it failed"
+        hint = " Try again with sudo." if os.geteuid() else ""
+        raise FailedError(reason=f"systemctl {words[0]}: {why}{hint}")

@@ -62,3 +62,9 @@ def test_a_full_disk_costs_output_but_not_the_action() -> None:
     output.add(b"x" * 20)
     output.close()
     assert output.dropped_bytes == output.total_bytes == 20
+
+
+def test_an_action_that_filled_the_disk_is_told_so() -> None:
+    assert Ending(143, cancelled=True, no_room=True).sentence(60) == (
+        "killed by SIGTERM because the disk of its workspace was nearly full"
+    )

@@ -1,0 +1,182 @@
+"""What an action can reach from inside a tool unit: its workspace, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system import installed
+from tests.system.conftest import MachineFactory
+from tests.system.machine import Machine
+
+WORKSPACE = "/var/lib/selfware/workspaces/w"
+
+
+@pytest.fixture(scope="module")
+def box(machine_factory: MachineFactory) -> Iterator[Machine]:
+    with machine_factory() as machine:
+        installed.put_on(machine)
+        machine.shell("useradd -m -G selfware-operators olga; echo secret > /home/olga/s; chmod 644 /home/olga/s")
+        machine.shell("mkdir -p /var/lib/selfware/workspaces/other; echo theirs > /var/lib/selfware/workspaces/other/f")
+        yield machine
+
+
+def refused(box: Machine, script: str) -> str:
+    """The script ends with an error; what it said."""
+    told = installed.script(box, script)
+    assert told["ran"], told
+    assert told["exit_status"] != 0, told
+    return str(told["output"])
+
+
+def test_an_action_runs_as_its_own_user_without_any_capability(box: Machine) -> None:
+    told = installed.script(
+        box, "id -un; grep -E 'Cap(Prm|Eff|Inh|Amb)' /proc/self/status; grep NoNewPrivs /proc/self/status"
+    )
+    words = told["output"].split()
+    assert words[0] == "selfware-tool"
+    assert set(words[2:9:2]) == {"0000000000000000"}
+    assert words[-1] == "1"
+
+
+def test_an_action_writes_its_workspace_and_its_own_tmp(box: Machine) -> None:
+    told = installed.script(box, "echo mine > f && echo x > /tmp/x && echo y > /dev/shm/y && cat f")
+    assert told["ok"], told
+    assert box.read(f"{WORKSPACE}/f") == "mine\n"
+
+
+def test_operators_and_actions_can_change_each_others_files(box: Machine) -> None:
+    installed.script(box, "mkdir -p d && echo action > d/made")
+    box.run("sh", "-c", f"echo operator >> {WORKSPACE}/d/made && echo new > {WORKSPACE}/d/by_olga", user="olga")
+    told = installed.script(box, "echo again >> d/by_olga && rm d/made && cat d/by_olga")
+    assert told["output"] == "new\nagain\n", told
+
+
+@pytest.mark.parametrize(
+    "socket",
+    [
+        "agent/api.sock",
+        "checkpointd/api.sock",
+        "inferenced/api.sock",
+        "resourced/api.sock",
+        "oversightd/agent.sock",
+        "oversightd/operator.sock",
+        "engine/scripted.sock",
+        "tool.sock",
+    ],
+)
+def test_no_socket_of_selfware_can_be_reached(box: Machine, socket: str) -> None:
+    box.wait_for(f"test -S /run/selfware/{socket}", 30)
+    code = f"import socket; socket.socket(socket.AF_UNIX).connect('/run/selfware/{socket}')"
+    assert "No such file" in refused(box, f'python3 -c "{code}"')
+
+
+@pytest.mark.parametrize(
+    "socket",
+    ["/run/dbus/system_bus_socket", "/run/systemd/private", "/run/systemd/journal/socket", "/run/systemd/notify"],
+)
+def test_no_socket_of_the_system_can_be_reached(box: Machine, socket: str) -> None:
+    code = f"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect('{socket}')"
+    assert "No such file" in refused(box, f'python3 -c "{code}"')
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "systemd-run true",
+        "systemctl stop selfware-agent",
+        "busctl list",
+        "sudo -n true",
+        "su -c true root",
+        "at now </dev/null",
+        "selfwarectl status",
+        "selfwarectl approvals ls",
+        "selfwarectl pause",
+    ],
+)
+def test_no_way_to_have_somebody_else_run_something(box: Machine, command: str) -> None:
+    refused(box, command)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "cat /proc/$(pgrep -f selfware-oversightd | head -1)/environ",
+        "ls /proc/2/root/ && test $(ls -d /proc/[0-9]* | wc -l) -gt 30",
+        "ls /var/lib/selfware/oversightd",
+        "ls /var/lib/selfware/checkpointd",
+        "ls /var/lib/selfware/tool",
+        "cat /etc/selfware/selfware.toml",
+        "cat /home/olga/s",
+        "ls /root",
+        "cat /var/lib/selfware/workspaces/other/f",
+        "echo x > /var/lib/selfware/workspaces/other/g",
+        "echo x > /usr/lib/selfware/app/x",
+        "echo x > /etc/x",
+        "echo core > /proc/sys/kernel/core_pattern",
+        "cat /dev/kmsg",
+    ],
+)
+def test_nothing_of_anybody_else_can_be_read_or_changed(box: Machine, script: str) -> None:
+    refused(box, script)
+
+
+def test_an_action_sees_no_process_but_its_own(box: Machine) -> None:
+    told = installed.script(box, "ls -d /proc/[0-9]* | wc -l; ps -e -o comm= | sort -u")
+    assert set(told["output"].split()[1:]) <= {"sandbox", "sh", "ps", "sort"}, told
+
+
+def test_there_is_no_network_but_its_own_loopback(box: Machine) -> None:
+    code = "import socket; s=socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname())"
+    assert installed.script(box, f'python3 -c "{code}"')["ok"]
+    code = "import socket; socket.create_connection(('10.0.0.1', 80), 3)"
+    assert "unreachable" in refused(box, f'python3 -c "{code}"').lower()
+    refused(box, 'python3 -c "import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"')
+
+
+@pytest.mark.parametrize("flags", ["-U", "-m", "-p -f", "-n", "-i", "-u", "-Ur"])
+def test_no_further_namespace_can_be_made(box: Machine, flags: str) -> None:
+    refused(box, f"unshare {flags} true")
+
+
+def test_the_runner_can_be_neither_signalled_nor_read(box: Machine) -> None:
+    """Process ids outside the namespace mean nothing inside."""
+    told = installed.script(box, "kill -9 -1; kill -9 1; echo alive", timeout_seconds=20)
+    assert told["state"] == "done", told
+    told = installed.script(box, "cat /proc/1/environ; ls /proc/1/fd/ && exit 0; exit 1")
+    assert told["state"] == "done", told
+
+
+def test_an_action_that_forks_away_leaves_nothing_behind(box: Machine) -> None:
+    installed.script(box, "setsid sh -c 'sleep 300 & sleep 300' >/dev/null 2>&1 & sleep 0.2")
+    box.wait_for("! pgrep -u selfware-tool sleep", 10)
+
+
+def test_what_an_action_printed_is_in_the_journal_under_its_unit_and_its_effect(box: Machine) -> None:
+    told = installed.script(box, "echo hello from inside; printf '\\033[31mred\\n'")
+    box.run("journalctl", "--sync")
+    lines = box.run("journalctl", "-o", "json", f"SELFWARE_EFFECT_ID={told['effect_id']}").stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["MESSAGE"] for entry in entries] == [
+        "hello from inside",
+        "\\x1b[31mred",
+        "run_command: exited with status 0",
+    ]
+    assert all(entry["_SYSTEMD_UNIT"].startswith("selfware-tool@") for entry in entries)
+
+
+def test_the_agents_user_reaches_neither_the_operators_socket_nor_the_tools(box: Machine) -> None:
+    for path in ("/run/selfware/oversightd/operator.sock", "/run/selfware/tool.sock"):
+        code = f"import socket; socket.socket(socket.AF_UNIX).connect('{path}')"
+        for user in ("selfware-agent", "selfware-inferenced", "selfware-engine", "selfware-checkpointd"):
+            done = box.run("python3", "-c", code, user=user, check=False)
+            assert "Permission denied" in done.stderr, (user, path, done.stderr)
+
+
+def test_operators_reach_everything_they_need_and_strangers_nothing(box: Machine) -> None:
+    box.shell("id stranger 2>/dev/null || useradd -m stranger")
+    assert "oversightd" in box.run("selfwarectl", "status", user="olga").stdout
+    assert box.run("selfwarectl", "tasks", "ls", user="olga").returncode == 0
+    assert box.run("selfwarectl", "status", user="stranger", check=False).returncode == 3

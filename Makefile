@@ -32,11 +32,11 @@ test: ## everything: static checks, unit, process, a seeded sample of each proof
 	@$(CTL) models fetch smollm2-135m --quiet-if-present
 	@$(ROOTED) $(PY) -m pytest $(PYTEST_ARGS)
 
-bench: ## BENCH=checkpoint|journal|recovery|startup|idle: JSON lines on stdout
+bench: ## BENCH=checkpoint|journal|recovery|startup|idle|sandbox: JSON lines on stdout
 	@packaging/bootstrap bench
 	@$(ROOTED) $(PY) -m tests.bench.$(or $(BENCH),$(error say which: make bench BENCH=journal))
 
-prove: ## PROOF=kills|effects|demo [SEED=n ROUNDS=n]: JSON lines on stdout
+prove: ## PROOF=kills|effects|demo|systemd_kills|calls|runaways|powercut [SEED=n ROUNDS=n]: JSON lines on stdout
 	@packaging/bootstrap dev
 	@$(ROOTED) $(PY) -m tests.prove.$(or $(PROOF),$(error say which: make prove PROOF=kills)) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +21,9 @@ from typing import Any, Self
 import orjson
 from aiohttp import web
 
+from selfware_common import http_health
 from selfware_common.errors import SelfwareError
+from selfware_common.notify import Notifier
 from selfware_common.testing.script import Rule, Script, load
 
 MODEL_NAME = "scripted"
@@ -209,12 +212,19 @@ def _error(status: int, message: str) -> web.Response:
 
 
 async def serve(engine: ScriptedEngine) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; as a unit, it says when it is ready and that it still answers, as real ones do."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    notifier = Notifier()
+    pause_seconds = notifier.watchdog_seconds / 4 or None
     async with engine:
-        await stop.wait()
+        notifier.ready("answering from a script")
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_seconds)
+            if await http_health.answers(engine.socket_path):
+                notifier.alive("answering from a script")
 
 
 def main() -> int:

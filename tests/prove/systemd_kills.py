@@ -42,8 +42,6 @@ def set_up(machine: Machine) -> None:
     for name in installed.DAEMONS:
         start = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -I /opt/deadlock.py {name}\n"
         machine.write(DEADLOCK.format(name=name), start)
-    engine = "[Service]\nType=notify\nWatchdogSec=3\n"
-    machine.write("/etc/systemd/system/selfware-engine@scripted.service.d/z-proof.conf", engine)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "start", "selfware.target", timeout=120)
     installed.all_active(machine)

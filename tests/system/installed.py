@@ -19,7 +19,7 @@ from tests.system.guest import Guest
 from tests.system.qemu import VirtualMachine
 
 ROOT = Path(__file__).resolve().parents[2]
-GUEST_SCRIPTS = Path(__file__).parent / "guest"
+GUEST_SCRIPTS = Path(__file__).parent / "inside"
 DAEMONS = ("checkpointd", "resourced", "oversightd", "inferenced", "agent")
 ENGINE = "selfware-engine@scripted.service"
 UNITS = (*(f"selfware-{name}.service" for name in DAEMONS), ENGINE)
@@ -34,7 +34,8 @@ def deb() -> Path:
     kept = images.directory() / f"selfware-{_digest_of_sources()}.deb"
     with images.once(kept) as missing:
         if missing:
-            subprocess.run([ROOT / "packaging" / "build-deb"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            build = [ROOT / "packaging" / "build-deb"]
+            subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             (built,) = (ROOT / "dist").glob("selfware_*.deb")
             for old in kept.parent.glob("selfware-*.deb"):
                 old.unlink()
@@ -107,7 +108,7 @@ def verdict(guest: Guest) -> dict[str, Any]:
 
 
 def act(guest: Guest, action: dict[str, Any], workspace: str, timeout: float = 150, **limits: float) -> dict[str, Any]:
-    """One action in a tool unit, without policy; see guest/act.py."""
+    """One action in a tool unit, without policy; see inside/act.py."""
     words = ["python3", "/opt/act.py", workspace, json.dumps(action), json.dumps(limits)]
     told = json.loads(guest.run(*words, timeout=timeout).stdout)
     assert isinstance(told, dict)
@@ -115,8 +116,12 @@ def act(guest: Guest, action: dict[str, Any], workspace: str, timeout: float = 1
 
 
 def script(
-    guest: Guest, text: str, workspace: str = "/var/lib/selfware/workspaces/w", **limits: float
+    guest: Guest,
+    text: str,
+    workspace: str = "/var/lib/selfware/workspaces/w",
+    wait_seconds: float = 150,
+    **limits: float,
 ) -> dict[str, Any]:
     """A shell script as an action."""
     guest.shell(f"mkdir -p {workspace}")
-    return act(guest, {"run_command": {"script": text}}, workspace, **limits)
+    return act(guest, {"run_command": {"script": text}}, workspace, wait_seconds, **limits)

@@ -37,8 +37,6 @@ with open("runs.log", "a") as log:
 sys.exit(0 if pathlib.Path(name).read_text().strip() == wanted else f"{name} is wrong")
 """
 DROP_IN = """[Service]
-Type=exec
-WatchdogSec=0
 UMask=0007
 ExecStart=
 ExecStart=/usr/bin/python3 -I -c 'import sys; sys.path[:0] = ["/usr/lib/selfware/app", "/usr/lib/selfware/vendor"]; \

@@ -28,7 +28,7 @@ def main() -> None:
     request = Request(effect_id, action, workspace, launcher.python_home(), limits)
     units = Units(Path("/run/selfware/tool.sock"), ahead=0)
     units.launch(EFFECTS / effect_id, request, {"task_id": "test"})
-    status = launcher.wait(EFFECTS / effect_id, 120)
+    status = launcher.wait(EFFECTS / effect_id, 1000)
     result = status.result
     told = {"state": status.state.value, "effect_id": effect_id, "output": read_output(EFFECTS / effect_id).decode()}
     if result is not None:

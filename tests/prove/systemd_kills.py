@@ -67,7 +67,7 @@ def disturb(machine: Machine, kind: str, victim: str) -> float:
 
 
 def next_step(machine: Machine, after: float, limit: float) -> float:
-    """The longest pause between two steps from `after` on, over more than a whole task: so long did the job stand still.
+    """The longest pause between two steps from `after` on, over more than a whole task: so long the job stood still.
     Whoever was disturbed is needed at least once in that time."""
     end = time.monotonic() + limit
     while time.monotonic() < end:

@@ -149,12 +149,12 @@ def test_the_last_checkpoint_gets_its_time() -> None:
 
 
 @pytest.mark.parametrize("provider", ["embedded", "llamacpp", "vllm"])
-def test_an_engine_of_our_own_is_wanted_and_inferenced_starts_after_it(provider: str) -> None:
+def test_an_engine_of_our_own_is_wanted_and_inferenced_does_not_wait_for_it(provider: str) -> None:
     files = made(llm=Llm(provider=provider, model="Qwen/coder-7b"))
     engine = r"selfware-engine@Qwen-coder\x2d7b.service"
     assert values(files, "selfware.target", "Wants") == [engine]
     assert values(files, "selfware-inferenced.service", "Wants") == [engine]
-    assert engine in values(files, "selfware-inferenced.service", "After")
+    assert engine not in values(files, "selfware-inferenced.service", "After")
     start = ["1800"] if provider == "vllm" else ["300"]
     assert values(files, "selfware-engine@.service", "TimeoutStartSec") == start
 

@@ -15,6 +15,7 @@ CHECKPOINT_DAMAGED = "22218e5da9da47baa04465faa5360f7c"
 DISK_FULL = "39e55e1689bf4ebcb176bb915c0fd2af"
 RECOVERED = "cf6544566fca4a79985e042a1c19ea38"
 OUTCOME_UNKNOWN = "1c2f56a4191b43519bf5c4e771b7812d"
+COMPONENT_UNHEALTHY = "99bdfad64b0d49f4b19788b56205b1e9"
 
 FIELDS: dict[str, tuple[str, ...]] = {
     APPROVAL_NEEDED: ("approval_id", "task_id"),
@@ -25,5 +26,6 @@ FIELDS: dict[str, tuple[str, ...]] = {
     DISK_FULL: ("path",),
     RECOVERED: ("session_id",),
     OUTCOME_UNKNOWN: ("effect_id", "task_id"),
+    COMPONENT_UNHEALTHY: ("component",),
 }
 """What `log.event` must be given beside each id."""

@@ -5,6 +5,7 @@ config -> log -> lock -> open (recover own state) -> sockets -> READY=1 -> cycle
 A cycle does one round of the daemon's work and returns one English sentence: it is the STATUS= in `systemctl status`,
 the journal line, and what tests assert. WATCHDOG=1 is sent when a cycle returned, or from `progress()` which the
 working code calls on real progress (a token, a chunk); never from a helper thread, so a wedged worker is noticed.
+What each daemon lists as checks (health.py) is looked at between two cycles.
 SIGHUP reloads the configuration, SIGTERM and SIGINT stop politely. Outside systemd it is silent about notify.
 """
 
@@ -24,6 +25,7 @@ from typing import ClassVar
 
 from selfware_common import __version__, log, paths, settings
 from selfware_common.errors import DiskFullError, SelfwareError
+from selfware_common.health import Check, Finding, Health, State
 from selfware_common.notify import Notifier
 from selfware_common.rpc import daemon_pb2, daemon_pb2_grpc
 from selfware_common.rpcserver import Register, RpcServer, StatusService
@@ -47,6 +49,7 @@ class Daemon(ABC):
         self.sentence_unix_nanos = time.time_ns()
         self.stopping = asyncio.Event()
         self.notifier = Notifier()
+        self.health = Health((), config.supervision.health_check)
 
     # What a daemon provides.
 
@@ -67,6 +70,10 @@ class Daemon(ABC):
     def services(self) -> tuple[list[str], list[Register]]:
         """Full names of the offered gRPC services and the functions that register them."""
         return [], []
+
+    def checks(self) -> list[Check]:
+        """The parts that are looked at on their own; asked once, after open()."""
+        return []
 
     def facts(self) -> dict[str, str]:
         """Small numbers for `selfwarectl status`."""
@@ -89,9 +96,9 @@ class Daemon(ABC):
         self.notifier.alive(self.sentence)
 
     async def wait_or_stop(self, seconds: float, *events: asyncio.Event) -> None:
-        """Sleep until one of the events, the stop, or the time; whichever is first."""
+        """Sleep until one of the events, the stop, or the time, or until a check is due; whichever is first."""
         limit = self.notifier.watchdog_seconds
-        seconds = min(seconds, limit / 3) if limit else seconds
+        seconds = min(seconds, limit / 3 if limit else seconds, self.health.seconds_until_due())
         waits = [asyncio.ensure_future(event.wait()) for event in (self.stopping, *events)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +116,15 @@ class Daemon(ABC):
             sentence=self.sentence,
             sentence_unix_nanos=self.sentence_unix_nanos,
             facts=self.facts(),
-        )
+            health=self.health.state,
+            components=[
+                daemon_pb2.Component(
+                    name=one.name, state=one.state, severity=one.severity, reason=one.reason,
+                    failures=one.failures, since_unix_nanos=one.since_unix_nanos,
+                )
+                for one in self.health.components.values()
+            ],
+        )  # fmt: skip
 
     # The life of the process.
 
@@ -119,6 +134,7 @@ class Daemon(ABC):
         try:
             self._make_state_directory()
             await self.open()
+            self.health = Health(self.checks(), self.settings.supervision.health_check)
             names, registrations = self.services()
             server = RpcServer(
                 self.paths.socket_of(self.name, self.socket_name), names, [*registrations, self._register_status]
@@ -126,7 +142,10 @@ class Daemon(ABC):
             if await server.start():
                 self.log.info("removed the stale socket of a process that was killed")
             self._install_signals()
+            self._server = server
             await server.set_serving(True)
+            for component in self.health.components:
+                await server.set_component(component, True)
             self._say("ready")
             self.notifier.ready(self.sentence)
             try:
@@ -141,7 +160,17 @@ class Daemon(ABC):
         while not self.stopping.is_set():
             self._say(await self.cycle())
             self.notifier.alive(self.sentence)
+            for finding in await self.health.look():
+                await self._tell(finding)
             await asyncio.sleep(0)
+
+    async def _tell(self, finding: Finding) -> None:
+        well, sick = finding.component.state is State.HEALTHY, finding.component.state is State.UNHEALTHY
+        about = log.fields(component=finding.component.name, **finding.check.fields)
+        if sick:
+            about = log.event(finding.check.event, component=finding.component.name, **finding.check.fields)
+        self.log.log(logging.INFO if well else logging.WARNING, "%s", finding.sentence, extra=about)
+        await self._server.set_component(finding.component.name, not sick)
 
     async def _stop(self, server: RpcServer) -> None:
         self._say("stopping")
@@ -186,6 +215,7 @@ class Daemon(ABC):
         self.notifier.reloading()
         try:
             self.settings = settings.load(self.paths.config_file)
+            self.health.defaults = self.settings.supervision.health_check
             await self.reloaded()
             self.log.info("configuration reloaded")
         except SelfwareError as error:

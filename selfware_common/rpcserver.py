@@ -60,6 +60,12 @@ class RpcServer:
         for name in ["", *self._names]:
             await self._health.set(name, state)
 
+    async def set_component(self, name: str, well: bool) -> None:
+        """What the standard health service answers for one part of the daemon, as "component.<name>". The server as a
+        whole serves on: whoever restarts it for a sick part would only lose what works."""
+        state = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(f"component.{name}", state)
+
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, give those in flight `grace_seconds`."""
         await self._server.stop(grace_seconds)

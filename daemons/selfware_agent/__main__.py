@@ -18,6 +18,7 @@ from selfware_agent.service import AgentService
 from selfware_agent.watch import Watch
 from selfware_agent.worker import Gate
 from selfware_common import catalog, clients, daemon, log
+from selfware_common.health import Check, Severity
 from selfware_common.rpc import agent_pb2_grpc, checkpoint_pb2, checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
 
@@ -53,7 +54,6 @@ class AgentDaemon(daemon.Daemon):
             self._hands,
             gate,
             config.limits(self.settings),
-            self.settings.llm.context.max_tokens,
         )
         self._foreman.max_queued_tasks = self.settings.resources.quotas.max_queued_tasks
         self._watch = Watch(gate, self._channels["oversightd"], self._channels["resourced"])
@@ -65,6 +65,13 @@ class AgentDaemon(daemon.Daemon):
     def services(self) -> tuple[list[str], list[Register]]:
         service = AgentService(self._foreman, config.defaults(self.settings))
         return ["selfware.agent.v1.Agent"], [lambda server: _register(service, server)]
+
+    def checks(self) -> list[Check]:
+        return [
+            Check("workers", self._look_at_workers, remedy=self._revive_workers),
+            Check("memory", self._look_at_memory),
+            Check("checkpoints", self._look_at_checkpoints, Severity.WARNING),
+        ]
 
     def facts(self) -> dict[str, str]:
         session = self._memory.session
@@ -104,6 +111,21 @@ class AgentDaemon(daemon.Daemon):
             await self._memory.checkpoint(checkpoint_pb2.LEVEL_SESSION, "at stop")
         for channel in self._channels.values():
             await channel.close()
+
+    async def _look_at_workers(self) -> str:
+        for task_id in self._foreman.wedged():
+            return f"task {task_id} stands still: {self._foreman.live(task_id).sentence}"
+        return ""
+
+    async def _revive_workers(self) -> str:
+        return "; ".join([await self._foreman.revive(task_id) for task_id in self._foreman.wedged()])
+
+    async def _look_at_memory(self) -> str:
+        return self._memory.trouble if self._foreman.ready else "the session is not recovered yet"
+
+    async def _look_at_checkpoints(self) -> str:
+        """The journal has everything; a checkpoint is what keeps the next start short."""
+        return self._memory.unsaved
 
     async def _recover(self) -> str:
         try:

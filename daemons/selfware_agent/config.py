@@ -26,6 +26,8 @@ def limits(settings: Settings) -> Limits:
         max_reply_tokens=agent.max_reply_tokens,
         temperature=agent.temperature,
         check_timeout_seconds=agent.check_timeout_seconds,
+        context_tokens=settings.llm.context.max_tokens,
+        stall_timeout_seconds=settings.llm.stall_timeout_seconds,
     )
 
 

@@ -54,6 +54,14 @@ class WrongPhaseError(SelfwareError):
     exit_code = 4
 
 
+class WorkerWedgedError(SelfwareError):
+    """The worker of task {task_id} stands still ({doing}), and beginning again did not help."""
+
+    status = grpc.StatusCode.INTERNAL
+    exit_code = 75  # EX_TEMPFAIL
+    hint = "The agent starts anew from its newest checkpoint and its journal."
+
+
 class NotReadyError(SelfwareError):
     """The agent is not ready: {reason}."""
 

@@ -11,12 +11,23 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from selfware_agent import plan
-from selfware_agent.errors import AmbiguousTaskError, NotReadyError, QueueFullError, UnknownTaskError, WrongPhaseError
+from selfware_agent.errors import (
+    AmbiguousTaskError,
+    NotReadyError,
+    QueueFullError,
+    UnknownTaskError,
+    WorkerWedgedError,
+    WrongPhaseError,
+)
 from selfware_agent.hands import Hands
 from selfware_agent.memory import Memory
 from selfware_agent.mind import Mind
 from selfware_agent.state import Goal, Phase, Session, Task
 from selfware_agent.worker import Gate, Live, Worker
+
+CANCEL_SECONDS = 5.0
+MOST_REVIVALS = 2
+"""New workers in a row for a task that does not come any further; then the process itself is suspect."""
 
 
 def order(session: Session) -> list[Task]:
@@ -37,7 +48,12 @@ class Foreman:
     """Owns the workers."""
 
     def __init__(
-        self, memory: Memory, mind: Mind, hands: Hands, gate: Gate, limits: plan.Limits, context_tokens: int
+        self,
+        memory: Memory,
+        mind: Mind,
+        hands: Hands,
+        gate: Gate,
+        limits: plan.Limits,
     ) -> None:
         self.memory = memory
         self.gate = gate
@@ -48,7 +64,7 @@ class Foreman:
         self._mind = mind
         self._hands = hands
         self._limits = limits
-        self._context_tokens = context_tokens
+        self._revived: dict[str, tuple[Task, int]] = {}
         self._workers: dict[str, Worker] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()
@@ -156,13 +172,36 @@ class Foreman:
             return f"task {waiting[0].task_id}: {self.live(waiting[0].task_id).sentence}"
         return self.last_sentence or f"{len(open_tasks)} tasks waiting"
 
+    def wedged(self) -> list[str]:
+        """Tasks whose workers stand still at something that cannot take so long."""
+        if self.memory.trouble:  # they wait for checkpointd, all of them
+            return []
+        now = asyncio.get_running_loop().time()
+        return [task_id for task_id in self._running if self._workers[task_id].live.wedged(now)]
+
+    async def revive(self, task_id: str) -> str:
+        """Put another worker in the place of a wedged one: it does the same step again, under the same ids. Raises
+        WorkerWedgedError when that has not helped, or the old one does not let go."""
+        task, live = self.memory.session.tasks[task_id], self.live(task_id)
+        before, times = self._revived.get(task_id, (task, 0))
+        times = times + 1 if before is task else 1
+        self._revived[task_id] = (task, times)
+        running = self._running[task_id]
+        running.cancel()
+        await asyncio.wait([running], timeout=CANCEL_SECONDS)
+        if times > MOST_REVIVALS or not running.done():
+            raise WorkerWedgedError(task_id=task_id, doing=live.sentence)
+        self._start(task_id)
+        seconds = asyncio.get_running_loop().time() - live.since
+        return f"task {task_id}: a new worker begins the step again, the old one stood still for {seconds:.0f} s"
+
     async def stop(self) -> None:
         """Stop all workers where they are; the journal knows where that is."""
         running = list(self._running.values())
         for one in running:
             one.cancel()
         if running:
-            await asyncio.wait(running)
+            await asyncio.wait(running, timeout=CANCEL_SECONDS)
         self._running.clear()
 
     def _start(self, task_id: str) -> None:
@@ -173,7 +212,6 @@ class Foreman:
             self._hands,
             self.gate,
             self._limits,
-            self._context_tokens,
             self._tell,
         )
         self._workers[task_id] = worker

@@ -49,7 +49,8 @@ class Waiting:
     """The action has not ended; `approval_id` is set when a person must decide."""
 
     sentence: str
-    approval_id: str
+    approval_id: str = ""
+    runs: bool = False
 
 
 class Hands:
@@ -76,11 +77,12 @@ class Hands:
                     if update.state in _TERMINAL:
                         return _outcome(update)
                     delay_seconds = 0.05
-                    on_waiting(Waiting(update.sentence, update.approval_id))
+                    runs = update.state == oversight_pb2.EFFECT_STATE_RUNNING
+                    on_waiting(Waiting(update.sentence, update.approval_id, runs))
             except grpc.aio.AioRpcError as error:
                 if error.code() in REFUSALS:
                     return Outcome("refused", False, error.details() or str(error.code()), "")
-                on_waiting(Waiting(f"waiting for oversightd: {error.details()}", ""))
+                on_waiting(Waiting(f"waiting for oversightd: {error.details()}"))
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(1.0, delay_seconds * 2)
 

@@ -46,6 +46,7 @@ class Memory:
         self.epoch = 0
         self.session = state.Session()
         self.trouble = ""  # why the last append had to wait, for the status line
+        self.unsaved = ""  # why the last checkpoint could not be taken
         self.recovered_in_words = ""
         self.checkpointed_sequence = 0
         self.ended: SelfwareError | None = None  # why this process may not go on
@@ -98,8 +99,9 @@ class Memory:
             if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
                 self.ended = SupersededError(session_id=self.session_id)
                 raise self.ended from error
-            self.trouble = f"checkpoint not saved: {error.details()}"
+            self.unsaved = f"the last checkpoint was not saved: {error.details()}"
             return None
+        self.unsaved = ""
         self.checkpointed_sequence = session.sequence
         return info
 

@@ -52,8 +52,10 @@ class Stream:
     """How far the reply has come."""
 
     sentence: str
-    tokens: int
-    tokens_per_second: float
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    waits: bool = False
+    """No engine works on it yet: that may take as long as it takes."""
 
 
 class Mind:
@@ -91,7 +93,7 @@ class Mind:
             except grpc.aio.AioRpcError as error:
                 if error.code() in REFUSALS:
                     return Refusal(error.details() or str(error.code()))
-                on_progress(Stream(f"waiting for the model: {error.details()}", 0, 0.0))
+                on_progress(Stream(f"waiting for the model: {error.details()}", waits=True))
             else:
                 if answer is not None:
                     return answer
@@ -109,10 +111,10 @@ class Mind:
         async for reply in call:
             match reply.WhichOneof("event"):
                 case "queued":
-                    on_progress(Stream(f"waiting for the model: {reply.queued.reason or 'queued'}", 0, 0.0))
+                    on_progress(Stream(f"waiting for the model: {reply.queued.reason or 'queued'}", waits=True))
                 case "started":
                     began = loop.time()
-                    on_progress(Stream("the model reads the question", 0, 0.0))
+                    on_progress(Stream("the model reads the question"))
                 case "delta":
                     text.append(reply.delta.text)
                     chars += len(reply.delta.text)
@@ -124,7 +126,7 @@ class Mind:
                     on_progress(Stream("the model writes", tokens, rate))
                 case "restarted":
                     text, chars, tokens, began = [], 0, 0, loop.time()
-                    on_progress(Stream(f"the model starts again: {reply.restarted.reason}", 0, 0.0))
+                    on_progress(Stream(f"the model starts again: {reply.restarted.reason}", waits=True))
                 case "finished":
                     done = reply.finished
                     return Answer("".join(text), done.finish_reason, done.prompt_tokens, done.completion_tokens)

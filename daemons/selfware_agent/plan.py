@@ -25,6 +25,8 @@ class Limits:
     max_reply_tokens: int
     temperature: float
     check_timeout_seconds: float
+    context_tokens: int = 8192
+    stall_timeout_seconds: float = 120.0
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from selfware_agent import context, plan, replies
+from selfware_agent import context, patience, plan, replies
 from selfware_agent.hands import Hands, Waiting
 from selfware_agent.memory import Memory
 from selfware_agent.mind import Mind, Refusal, Stream
@@ -33,6 +34,14 @@ class Live:
     stream_tokens: int = 0
     tokens_per_second: float = 0.0
     version: int = 0
+    since: float = 0.0
+    """When this was said, on the clock of the event loop."""
+    patience_seconds: float = patience.UNLIMITED
+    """How long nothing may change before the worker counts as wedged."""
+
+    def wedged(self, now: float) -> bool:
+        """Whether it has stood still for longer than what it does can take."""
+        return now - self.since > self.patience_seconds
 
 
 @dataclass
@@ -55,7 +64,6 @@ class Worker:
         hands: Hands,
         gate: Gate,
         limits: plan.Limits,
-        context_tokens: int,
         changed: Callable[[str, str], None],
     ) -> None:
         self.task_id = task_id
@@ -65,7 +73,7 @@ class Worker:
         self._hands = hands
         self._gate = gate
         self._limits = limits
-        self._context_tokens = context_tokens
+        self._action: Mapping[str, Any] = {}
         self._changed = changed
         self._holds_slot = False
 
@@ -102,7 +110,7 @@ class Worker:
 
     async def _ask(self, step: plan.Ask) -> None:
         task, question = self.task, step.question
-        messages = context.messages(task, self._context_tokens - self._limits.max_reply_tokens)
+        messages = context.messages(task, self._limits.context_tokens - self._limits.max_reply_tokens)
         if step.new:
             await self._record(
                 "ModelRequested",
@@ -131,6 +139,7 @@ class Worker:
             await self._record(
                 "ActionProposed", effect_id=proposal.effect_id, purpose=proposal.purpose, action=proposal.action
             )
+        self._action = proposal.action
         outcome = await self._hands.perform(self.task, proposal, self._waiting)
         await self._take_slot()
         await self._record(
@@ -144,17 +153,24 @@ class Worker:
         )
 
     async def _record(self, kind: str, **payload: object) -> None:
+        self._expect(patience.RECORD_SECONDS)
         await self._memory.record(kind, task_id=self.task_id, **payload)
         self._show(self.task.sentence)
 
     def _streaming(self, stream: Stream) -> None:
         self._show(stream.sentence, tokens=stream.tokens, rate=stream.tokens_per_second)
+        self._expect(patience.for_model(stream.waits, self._limits.stall_timeout_seconds))
 
     def _waiting(self, waiting: Waiting) -> None:
         """A person may take days: give the slot to another task meanwhile."""
         if waiting.approval_id:
             self._release_slot()
         self._show(waiting.sentence, approval_id=waiting.approval_id)
+        self._expect(patience.for_action(waiting.runs, self._action))
+
+    def _expect(self, seconds: float) -> None:
+        """Something has just happened; the next thing happens within so many seconds, or this worker is wedged."""
+        self.live.since, self.live.patience_seconds = asyncio.get_running_loop().time(), seconds
 
     def _show(self, sentence: str, *, approval_id: str = "", tokens: int = 0, rate: float = 0.0) -> None:
         live = self.live
@@ -166,10 +182,12 @@ class Worker:
     async def _gate_open(self) -> None:
         if not self._gate.open.is_set():
             self._show(self._gate.reason)
+            self._expect(patience.UNLIMITED)
             await self._gate.open.wait()
 
     async def _take_slot(self) -> None:
         if not self._holds_slot:
+            self._expect(patience.UNLIMITED)
             await self._gate.slots.acquire()
             self._holds_slot = True
 

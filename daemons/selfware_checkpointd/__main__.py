@@ -10,11 +10,13 @@ from selfware_checkpointd import config
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
 from selfware_common import daemon
+from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
 
 CYCLE_SECONDS = 10.0
 MAINTAIN_SECONDS = 60.0
+LEAST_BYTES, LEAST_FILES = 64 * 2**20, 64  # a checkpoint, and a journal segment for each session
 
 
 class CheckpointDaemon(daemon.Daemon):
@@ -24,8 +26,8 @@ class CheckpointDaemon(daemon.Daemon):
     idea = "Keeps the journal and the checkpoints of every session."
 
     async def open(self) -> None:
-        root = config.root(self.paths, self.settings)
-        self._memory = await asyncio.to_thread(Memory, root)
+        self._root = config.root(self.paths, self.settings)
+        self._memory = await asyncio.to_thread(Memory, self._root)
         self._service = CheckpointService(self._memory, self.settings.resources.quotas.max_checkpoint_size)
         self._maintained = time.monotonic()
         self._log_notes()
@@ -34,6 +36,9 @@ class CheckpointDaemon(daemon.Daemon):
         return ["selfware.checkpoint.v1.Checkpoint"], [
             lambda server: checkpoint_pb2_grpc.add_CheckpointServicer_to_server(self._service, server)
         ]
+
+    def checks(self) -> list[Check]:
+        return [room(self._root, LEAST_BYTES, LEAST_FILES)]
 
     def facts(self) -> dict[str, str]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 from typing import Any
@@ -11,8 +12,10 @@ from selfware_checkpointd.errors import UnusableStateError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.segment import Record
+from selfware_common import catalog, log
 from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
 
+LOG = logging.getLogger("selfware-checkpointd")
 PIECE_BYTES = 1024 * 1024
 BATCH_EVENTS = 256
 
@@ -118,6 +121,10 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
 
     async def Verify(self, request: checkpoint_pb2.VerifyRequest, context: Any) -> checkpoint_pb2.VerifyReply:
         verdicts = await self._memory.verify(request.checkpoint_id)
+        for one in verdicts:
+            if not one.intact:
+                extra = log.event(catalog.CHECKPOINT_DAMAGED, checkpoint_id=one.checkpoint_id)
+                LOG.error("checkpoint %s is damaged: %s", one.checkpoint_id, one.problem, extra=extra)
         return checkpoint_pb2.VerifyReply(
             verdicts=[
                 checkpoint_pb2.Verdict(checkpoint_id=one.checkpoint_id, intact=one.intact, problem=one.problem)

@@ -23,7 +23,7 @@ from types import FrameType
 from selfware_common import http_health, log, models, paths, settings
 from selfware_common.errors import SelfwareError
 from selfware_common.notify import Notifier
-from selfware_engine import group, instance, lock, vllm
+from selfware_engine import group, instance, lock, progress, vllm
 from selfware_engine.llama import Llama, Settings
 
 SOCKET_UMASK = 0o117
@@ -68,6 +68,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, help="requests decoded at the same time")
     parser.add_argument("--context", type=int, help="tokens one request may use")
     parser.add_argument("--threads", type=int, default=0, help="embedded: 0 = all cores but one")
+    parser.add_argument("--stall-timeout", type=float, help="seconds without progress after which it counts as dead")
     given = parser.parse_args(arguments)
     if given.instance is None and (given.model is None or given.socket is None):
         parser.error("give --model and --socket, or --instance")
@@ -89,7 +90,11 @@ def _serve_vllm(given: argparse.Namespace, logger: logging.Logger) -> None:
         logger.info("%s, ready after %.1f s", sentence, seconds, extra=log.fields(model=llm.model))
         notifier.ready(sentence)
 
-    pulse = group.Pulse(notifier.watchdog_seconds / WATCHDOG_SHARE, lambda: notifier.alive(sentence))
+    pulse = group.Pulse(
+        notifier.watchdog_seconds / WATCHDOG_SHARE,
+        lambda: notifier.alive(sentence),
+        progress.Progress(llm.stall_timeout_seconds, time.monotonic()),
+    )
     group.serve(server, on_ready, pulse)
     notifier.stopping("stopped")
 
@@ -124,27 +129,35 @@ def _serve_embedded(settings: Settings, logger: logging.Logger) -> None:
     logger.info("%s", sentence, extra=log.fields(model=settings.model_name))
     notifier = Notifier()
     notifier.ready(sentence)
-    _while_it_answers(settings.socket_path, notifier, sentence, stop)
+    _while_it_works(settings, notifier, sentence, stop)
     notifier.stopping("stopping")
     settings.socket_path.unlink(missing_ok=True)
     # No destructors: see Llama. The lock goes with the process.
     os._exit(0)
 
 
-def _while_it_answers(socket_path: Path, notifier: Notifier, sentence: str, stop: threading.Event) -> None:
-    """Until `stop`; the watchdog is petted only when the server itself answered, so a hanging one is restarted."""
+def _while_it_works(settings: Settings, notifier: Notifier, sentence: str, stop: threading.Event) -> None:
+    """Until `stop`; the watchdog is petted only when the server itself answered, and comes further with what it has
+    to do, so a hanging one is restarted."""
     if not notifier.watchdog_seconds:
         stop.wait()
         return
+    moved = progress.Progress(settings.stall_timeout_seconds, time.monotonic())
     while not stop.wait(notifier.watchdog_seconds / WATCHDOG_SHARE):
-        if asyncio.run(http_health.answers(socket_path)):
+        if asyncio.run(_is_well(settings.socket_path, moved)):
             notifier.alive(sentence)
+
+
+async def _is_well(socket_path: Path, moved: progress.Progress) -> bool:
+    works = await progress.works(socket_path, moved, time.monotonic())
+    return works and await http_health.answers(socket_path)
 
 
 def _settings(given: argparse.Namespace) -> Settings:
     path, name = _proved_model(given.model)
     slots, context = given.slots or Settings.slots, given.context or Settings.context_tokens
-    return Settings(path, given.name or name, given.socket.absolute(), slots, context, given.threads)
+    stall = given.stall_timeout or Settings.stall_timeout_seconds
+    return Settings(path, given.name or name, given.socket.absolute(), slots, context, given.threads, stall)
 
 
 def _proved_model(wanted: str) -> tuple[Path, str]:

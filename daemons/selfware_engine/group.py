@@ -19,6 +19,7 @@ from pathlib import Path
 from selfware_common import http_health
 from selfware_common.errors import SelfwareError
 from selfware_engine import guard
+from selfware_engine.progress import Progress, works
 
 GRACE_SECONDS = 10.0
 HEALTH_SECONDS = 0.2
@@ -46,10 +47,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Pulse:
-    """`beat` is called every so many seconds in which the server answered; 0: never."""
+    """`beat` is called every so many seconds in which the server answered and came further; 0: never."""
 
     seconds: float = 0.0
     beat: Callable[[], None] = lambda: None
+    progress: Progress | None = None
 
 
 def serve(server: Server, ready: Callable[[float], None], pulse: Pulse = Pulse()) -> None:
@@ -118,7 +120,8 @@ async def _look(
     while True:
         answers = await http_health.answers(server.socket_path)
         if answers and serving.is_set():
-            pulse.beat()
+            if pulse.progress is None or await works(server.socket_path, pulse.progress, time.monotonic()):
+                pulse.beat()
         elif answers:
             ready(time.monotonic() - began)
             serving.set()

@@ -25,6 +25,7 @@ def arguments(given: argparse.Namespace, where: Paths) -> argparse.Namespace:
         slots=given.slots or llm.max_num_seqs,
         context=given.context or llm.max_model_len,
         threads=given.threads,
+        stall_timeout=given.stall_timeout or llm.stall_timeout_seconds,
         instance=given.instance,
     )
 

@@ -48,6 +48,8 @@ class Settings:
     """Tokens one request may use: prompt and answer together."""
     threads: int = 0
     """0 = all cores but one: on all cores decoding collapses as soon as anything else runs."""
+    stall_timeout_seconds: float = 120.0
+    """Requests run and nothing was computed for so long: it counts as dead."""
 
     @property
     def threads_used(self) -> int:

@@ -124,6 +124,7 @@ class Generation:
     def _after_loss(self, failure: EngineFailure) -> Restarted:
         self._losses += 1
         self._restarts += 1
+        self._watch.lost(failure.reason)
         if self._losses > self._admission.limits.max_losses:
             raise EngineKeepsFailingError(
                 engine=self._watch.engine.address,

@@ -18,6 +18,7 @@ import grpc.aio
 from selfware_common import log
 from selfware_common.daemon import Daemon
 from selfware_common.errors import SelfwareError
+from selfware_common.health import Check, Severity
 from selfware_common.rpc import inference_pb2 as pb
 from selfware_common.rpc import inference_pb2_grpc
 from selfware_common.rpcserver import Register
@@ -84,6 +85,9 @@ class Inferenced(Daemon):
             self.endpoint.model, self.watch.health, len(admission.running), len(admission.waiting), self.speed()
         )
 
+    def checks(self) -> list[Check]:
+        return [Check("engine", self._look_at_engine), Check("streams", self._look_at_streams, Severity.WARNING)]
+
     def facts(self) -> dict[str, str]:
         return {
             "model": self.endpoint.model,
@@ -97,6 +101,15 @@ class Inferenced(Daemon):
             "tokens": str(self.totals.tokens),
             "tokens_per_second": f"{self.speed():.1f}",
         }
+
+    async def _look_at_engine(self) -> str:
+        """What the cycle found out; the engine's own unit restarts it."""
+        return "" if self.watch.health.ready else self.watch.health.sentence
+
+    async def _look_at_streams(self) -> str:
+        """An engine that answers questions about its health may still produce nothing."""
+        losses = self.watch.losses
+        return f"the last {losses} generations came to nothing: {self.watch.last_loss}" if losses else ""
 
     def speed(self) -> float:
         """Tokens per second of all that runs; of the newest finished request while nothing does."""

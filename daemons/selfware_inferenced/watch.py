@@ -33,6 +33,8 @@ class EngineWatch:
         self.engine = engine
         self.health = Health(False, f"waiting for the engine at {engine.address}")
         self.changed = asyncio.Event()  # it came or went; the reader clears it
+        self.losses = 0  # generations in a row that the engine began and did not finish
+        self.last_loss = ""
         self._admission = admission
         self._failures = 0
         self._reopening: asyncio.Task[None] | None = None
@@ -52,9 +54,14 @@ class EngineWatch:
             delay = delay_seconds(self._failures, failure.remedy, failure.pause_seconds)
             self._reopening = asyncio.create_task(self._reopen(delay))
 
+    def lost(self, reason: str) -> None:
+        """A generation was begun and is lost."""
+        self.losses += 1
+        self.last_loss = reason
+
     def worked(self) -> None:
         """Text came: the engine is well."""
-        self._failures = 0
+        self._failures = self.losses = 0
 
     def nudge(self) -> None:
         """Somebody waits: if the gate is shut, look often."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import selfware_common
 from selfware_common.daemon import Daemon, run
 from selfware_common.errors import DiskFullError
+from selfware_common.health import Check, room
 from selfware_common.rpc import oversight_pb2_grpc
 from selfware_common.rpcserver import Register
 from selfware_oversightd import approvals
-from selfware_oversightd.config import asking_of, rules_of
+from selfware_oversightd.config import asking_of, longest_action_seconds, rules_of
 from selfware_oversightd.desk import Desk
 from selfware_oversightd.effects import RETRY_SECONDS, Effects
 from selfware_oversightd.ledger import Ledger
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 30.0
 RUNNING_SECONDS = 10.0  # how often a long action is mentioned
+LEAST_BYTES, LEAST_FILES = 16 * 2**20, 64  # the output and the books of the actions under way
 GATHER_SECONDS = 0.5  # changes that come close together make one sentence
 
 
@@ -42,6 +44,7 @@ class Oversightd(Daemon):
         state = self.paths.state_of(self.name)
         self._ledger = Ledger(state / "ledger.sqlite")
         self._tools = Tools(self.paths)
+        self._tools.longest_seconds = longest_action_seconds(self.settings)
         self._effects = Effects(self._ledger, self._tools, asking_of(self.settings))
         self._desk = Desk(self._ledger, self._effects, self.paths)
         self._rules = rules_of(self.settings)
@@ -60,6 +63,7 @@ class Oversightd(Daemon):
     async def reloaded(self) -> None:
         self._rules = rules_of(self.settings)
         self._effects.asking = asking_of(self.settings)
+        self._tools.longest_seconds = longest_action_seconds(self.settings)
 
     def services(self) -> tuple[list[str], list[Register]]:
         service = OversightService(self._ledger, self._effects, self._desk, lambda: self._rules)
@@ -84,6 +88,12 @@ class Oversightd(Daemon):
             return str(error)
         return self._sentence()
 
+    def checks(self) -> list[Check]:
+        return [
+            room(self.paths.state_of(self.name), LEAST_BYTES, LEAST_FILES),
+            Check("sandbox", self._look_at_sandbox),
+        ]
+
     def facts(self) -> dict[str, str]:
         ended = {f"effects_{state}": str(count) for state, count in sorted(self._effects.ended.items())}
         return {
@@ -103,6 +113,7 @@ class Oversightd(Daemon):
             "pid": os.getpid(),
             "started_unix_nanos": self.started_unix_nanos,
             "health": "stopping" if self.stopping.is_set() else "degraded" if self._hindrance() else "ok",
+            "components": {one.name: one.state for one in self.health.components.values()},
             "sentence": self._sentence(),
             "paused": control.paused,
             "pause_reason": control.reason,
@@ -110,6 +121,9 @@ class Oversightd(Daemon):
             "pending": [question.approval_id for question in approvals.pending(self._ledger.connection)],
             "ended": {str(state): count for state, count in sorted(self._effects.ended.items())},
         }
+
+    async def _look_at_sandbox(self) -> str:
+        return "" if self._tools.sandbox.available else self._tools.sandbox.sentence
 
     async def _hang_up_on_stop(self) -> None:
         await self.stopping.wait()

@@ -12,6 +12,7 @@ from selfware_common.paths import Paths
 from selfware_common.settings import Settings
 from selfware_oversightd.policy import Rules
 from selfware_tool.refusal import RefusalError
+from selfware_tool.request import Limits
 from selfware_tool.sandbox import is_within
 
 KEPT_OUTPUT_BYTES = 64 * 1024  # head and tail of what an action printed
@@ -41,6 +42,11 @@ def asking_of(settings: Settings) -> Asking:
     """The operator's patience."""
     intervention = settings.intervention
     return Asking(intervention.default_timeout_seconds, intervention.policy.default_on_timeout == "Reject")
+
+
+def longest_action_seconds(settings: Settings) -> float:
+    """What no action may exceed: the operator's limit for a check, if that is more than the usual."""
+    return max(Limits().timeout_seconds, settings.agent.check_timeout_seconds)
 
 
 def forbidden_places(where: Paths, workspace: str) -> tuple[str, ...]:

@@ -96,7 +96,8 @@ class OperatorApi:
 
     async def _health(self, request: web.Request) -> web.Response:
         report = self._report()
-        return _json({"status": report["health"], "sentence": report["sentence"]}, 200 if _well(report) else 503)
+        told = {"status": report["health"], "sentence": report["sentence"], "components": report["components"]}
+        return _json(told, 200 if _well(report) else 503)
 
     async def _status(self, request: web.Request) -> web.Response:
         return _json(self._report())

@@ -40,6 +40,7 @@ class Tools:
     def __init__(self, where: Paths) -> None:
         """Looks for the sandbox; one that is missing now is looked for again when it is needed."""
         self._where = where
+        self.longest_seconds = Limits().timeout_seconds
         self._python = launcher.python_home()
         socket_path = where.run / TOOL_SOCKET
         self._units = Units(socket_path) if socket_path.exists() else None
@@ -136,7 +137,11 @@ class Tools:
             action=orjson.loads(record.canonical),
             workspace=record.workspace,
             python=self._python,
-            limits=Limits(output_bytes=KEPT_OUTPUT_BYTES),
+            limits=Limits(
+                timeout_seconds=self.longest_seconds,
+                cpu_seconds=max(Limits().cpu_seconds, int(self.longest_seconds) + 1),
+                output_bytes=KEPT_OUTPUT_BYTES,
+            ),
             features=self.sandbox.features,
             forbidden=forbidden_places(self._where, record.workspace),
         )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from selfware_common import paths, settings
 from selfware_common.daemon import Daemon
+from selfware_common.health import Check, Severity
 from selfware_common.rpc import resource_pb2, resource_pb2_grpc
 from selfware_common.rpcserver import Register
 from selfware_resourced.config import DISK_INTERVAL_SECONDS, GPU_ANSWER_SECONDS, Config, from_settings
@@ -59,6 +60,9 @@ class Resourced(Daemon):
             lambda server: resource_pb2_grpc.add_ResourceServicer_to_server(service, server)  # type: ignore[no-untyped-call,unused-ignore]
         ]
 
+    def checks(self) -> list[Check]:
+        return [Check("gpu", self._look_at_gpu, Severity.WARNING)]
+
     async def cycle(self) -> str:
         """One look at the machine, when the next one is due."""
         await self.wait_or_stop(max(0.0, self._look_due - time.monotonic()))
@@ -69,6 +73,11 @@ class Resourced(Daemon):
         """The newest picture, as it goes over the wire."""
         assert self.now is not None, "open() looks before anybody can ask"
         return self.now.message(self.read_unix_nanos)
+
+    async def _look_at_gpu(self) -> str:
+        """No GPU at all is healthy; one that stopped answering is not."""
+        note = self._gpus.latest().note if self._gpus is not None else ""
+        return note if note.startswith(("GPU driver", "no GPU reading")) else ""
 
     async def _look(self) -> Picture:
         assert self._gpus is not None

@@ -17,6 +17,18 @@ QUICK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
+class Component:
+    """One part of a daemon that is checked on its own."""
+
+    name: str
+    state: str
+    severity: str
+    reason: str
+    failures: int
+    since_unix_nanos: int
+
+
+@dataclass(frozen=True)
 class State:
     """One daemon as seen from here. Without a pid the sentence says why there is none."""
 
@@ -26,6 +38,8 @@ class State:
     version: str = ""
     sentence: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    health: str = "unknown"
+    components: tuple[Component, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -36,7 +50,10 @@ class State:
 @click.command()
 @output.json_option
 def status() -> int:
-    """Show what every daemon is doing, the pressure, open questions and whether work is paused.
+    """Show what every daemon is doing and how it is, the pressure, open questions and whether work is paused.
+
+    A daemon is unhealthy when a part fails that it cannot work without, degraded when another one does; the parts
+    that are not well are listed below it, with the reason.
 
     Exit status 3 when no daemon answers.
 
@@ -48,7 +65,7 @@ def status() -> int:
     states = [ask(name) for name in DAEMONS]
     pressure, paused, pending = _pressure(), _paused(), _pending()
     if output.wants_json():
-        daemons = [{**vars(state), "running": state.running} for state in states]
+        daemons = [{**asdict(state), "running": state.running} for state in states]
         told = {"daemons": daemons, "pressure": pressure, "paused": paused, "pending_approvals": pending}
         output.emit({**told, "gave_up": [asdict(one) for one in _gave_up(states)]})
     else:
@@ -70,7 +87,14 @@ def ask(name: str) -> State:
         return State(name, sentence=_why(error))
     except SelfwareError as error:
         return State(name, sentence=error.sentence)
-    return State(name, reply.pid, reply.started_unix_nanos, reply.version, reply.sentence, dict(reply.facts))
+    components = tuple(
+        Component(one.name, one.state, one.severity, one.reason, one.failures, one.since_unix_nanos)
+        for one in reply.components
+    )
+    return State(
+        name, reply.pid, reply.started_unix_nanos, reply.version, reply.sentence, dict(reply.facts),
+        reply.health or "unknown", components,
+    )  # fmt: skip
 
 
 def _gave_up(states: list[State]) -> list[Escalation]:
@@ -111,10 +135,20 @@ def _pending() -> int | None:
 
 def _print(states: list[State], pressure: str, paused: dict[str, Any] | None, pending: int | None) -> None:
     rows = [
-        (state.name, state.pid or "-", output.since(state.started_unix_nanos) or "-", state.sentence)
+        (
+            state.name,
+            state.pid or "-",
+            output.since(state.started_unix_nanos) or "-",
+            state.health if state.running else "-",
+            state.sentence,
+        )
         for state in states
     ]
-    output.table(("DAEMON", "PID", "UP", "DOING"), rows)
+    output.table(("DAEMON", "PID", "UP", "HEALTH", "DOING"), rows)
+    for state in states:
+        for part in (one for one in state.components if one.state != "healthy"):
+            for_long = output.since(part.since_unix_nanos)
+            output.say(f"{state.name}: {part.name} is {part.state} ({part.severity}) for {for_long}: {part.reason}")
     output.say("")
     output.say(f"pressure: {pressure}")
     if paused is not None:

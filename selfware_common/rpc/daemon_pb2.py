@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n selfware_common/rpc/daemon.proto\x12\x12selfware.daemon.v1\"\x0f\n\rStatusRequest\"\xed\x01\n\x0bStatusReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x1a\n\x12started_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08sentence\x18\x05 \x01(\t\x12\x1b\n\x13sentence_unix_nanos\x18\x06 \x01(\x03\x12\x39\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32*.selfware.daemon.v1.StatusReply.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32V\n\x06\x44\x61\x65mon\x12L\n\x06Status\x12!.selfware.daemon.v1.StatusRequest\x1a\x1f.selfware.daemon.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n selfware_common/rpc/daemon.proto\x12\x12selfware.daemon.v1\"\x0f\n\rStatusRequest\"\xb0\x02\n\x0bStatusReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x1a\n\x12started_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08sentence\x18\x05 \x01(\t\x12\x1b\n\x13sentence_unix_nanos\x18\x06 \x01(\x03\x12\x39\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32*.selfware.daemon.v1.StatusReply.FactsEntry\x12\x0e\n\x06health\x18\x08 \x01(\t\x12\x31\n\ncomponents\x18\t \x03(\x0b\x32\x1d.selfware.daemon.v1.Component\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08severity\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x05\x12\x18\n\x10since_unix_nanos\x18\x06 \x01(\x03\x32V\n\x06\x44\x61\x65mon\x12L\n\x06Status\x12!.selfware.daemon.v1.StatusRequest\x1a\x1f.selfware.daemon.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=56
   _globals['_STATUSREQUEST']._serialized_end=71
   _globals['_STATUSREPLY']._serialized_start=74
-  _globals['_STATUSREPLY']._serialized_end=311
-  _globals['_STATUSREPLY_FACTSENTRY']._serialized_start=267
-  _globals['_STATUSREPLY_FACTSENTRY']._serialized_end=311
-  _globals['_DAEMON']._serialized_start=313
-  _globals['_DAEMON']._serialized_end=399
+  _globals['_STATUSREPLY']._serialized_end=378
+  _globals['_STATUSREPLY_FACTSENTRY']._serialized_start=334
+  _globals['_STATUSREPLY_FACTSENTRY']._serialized_end=378
+  _globals['_COMPONENT']._serialized_start=380
+  _globals['_COMPONENT']._serialized_end=498
+  _globals['_DAEMON']._serialized_start=500
+  _globals['_DAEMON']._serialized_end=586
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,8 @@ class StatusReply(_message.Message):
     SENTENCE_FIELD_NUMBER: _builtins.int
     SENTENCE_UNIX_NANOS_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    COMPONENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"selfware-agent" """
     version: _builtins.str
@@ -72,10 +74,14 @@ class StatusReply(_message.Message):
     sentence: _builtins.str
     """what the last cycle returned: the same text as STATUS= and the journal line"""
     sentence_unix_nanos: _builtins.int
+    health: _builtins.str
+    """"healthy", "degraded" or "unhealthy": the worst that the components mean"""
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """small, daemon-specific, for people ("events": "1042")"""
 
+    @_builtins.property
+    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___Component]: ...
     def __init__(
         self,
         *,
@@ -86,11 +92,55 @@ class StatusReply(_message.Message):
         sentence: _builtins.str = ...,
         sentence_unix_nanos: _builtins.int = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        health: _builtins.str = ...,
+        components: _abc.Iterable[Global___Component] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "name", b"name", "pid", b"pid", "sentence", b"sentence", "sentence_unix_nanos", b"sentence_unix_nanos", "started_unix_nanos", b"started_unix_nanos", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "facts", b"facts", "health", b"health", "name", b"name", "pid", b"pid", "sentence", b"sentence", "sentence_unix_nanos", b"sentence_unix_nanos", "started_unix_nanos", b"started_unix_nanos", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class Component(_message.Message):
+    """One part of a daemon that is checked on its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_NANOS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"engine" """
+    state: _builtins.str
+    """"healthy"; "degraded" from the first failed check; "unhealthy" after the threshold"""
+    severity: _builtins.str
+    """"critical": the daemon cannot work without it; "warning": it works less well"""
+    reason: _builtins.str
+    """what is wrong; empty when healthy"""
+    failures: _builtins.int
+    """failed checks in a row"""
+    since_unix_nanos: _builtins.int
+    """when it came to be in this state"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        since_unix_nanos: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "name", b"name", "reason", b"reason", "severity", b"severity", "since_unix_nanos", b"since_unix_nanos", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Component: _TypeAlias = Component  # noqa: Y015

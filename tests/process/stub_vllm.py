@@ -3,7 +3,7 @@
 Like vLLM it has a process below it that ignores SIGTERM and outlives it, and ends with status 0 when told to die.
 It holds shared memory, which only Python's resource tracker gives back after a kill. What it was given and which
 signal it got is written beside the socket: argv, environ, pids, signals, memory. With --deaf it
-never answers /health, as while loading.
+never answers /health, as while loading; with --stuck /metrics tells of a request that never comes any further.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def main() -> None:
     while True:
         connection, _ = listener.accept()
         request = connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        stuck = request.startswith(b"GET /metrics") and "--stuck" in sys.argv
+        body = b"vllm:num_requests_running{} 1.0\nvllm:generation_tokens_total{} 7.0\n" if stuck else b""
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         connection.close()
         if request.startswith(b"GET /die"):
             os._exit(int(request.split()[1].rsplit(b"/", 1)[1]))

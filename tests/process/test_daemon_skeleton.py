@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -23,11 +23,22 @@ from selfware_common.rpc import daemon_pb2, daemon_pb2_grpc
 PROGRAM = """
 import sys
 from selfware_common.daemon import Daemon, run
+from selfware_common.health import Check
 
 class Counter(Daemon):
     name = "counter"
     idea = "counts its own cycles"
     turns = 0
+
+    def checks(self):
+        return [Check("part", self.look, interval_seconds=0.05, failure_threshold=2, remedy=self.mend)]
+
+    async def look(self) -> str:
+        broken = self.paths.state / "broken"
+        return broken.read_text() if broken.exists() else ""
+
+    async def mend(self) -> str:
+        return "put a new part in"
 
     async def cycle(self) -> str:
         await self.wait_or_stop(0.05)
@@ -92,6 +103,35 @@ def test_health_and_reflection_are_offered_on_the_socket(home: Path) -> None:
         names = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert {"selfware.daemon.v1.Daemon", "grpc.health.v1.Health"} <= set(names)
     end(process)
+
+
+def test_a_broken_part_is_told_by_name_mended_and_well_again(home: Path) -> None:
+    process = start(home)
+    assert status(home).health == "healthy"
+    (home / "state/broken").write_text("a wheel is off")
+    wait_for(lambda: status(home).health == "unhealthy", "an unhealthy daemon")
+    (part,) = status(home).components
+    assert (part.name, part.state, part.severity, part.reason) == ("part", "unhealthy", "critical", "a wheel is off")
+    assert health_of(home, "component.part") == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert health_of(home, "") == health_pb2.HealthCheckResponse.SERVING
+    (home / "state/broken").unlink()
+    wait_for(lambda: status(home).health == "healthy", "a healthy daemon")
+    assert health_of(home, "component.part") == health_pb2.HealthCheckResponse.SERVING
+    _, errors = end(process)
+    for sentence in ("part is degraded: a wheel", "part is unhealthy: a wheel", "put a new part in", "healthy again"):
+        assert sentence in errors
+
+
+def health_of(home: Path, service: str) -> int:
+    with clients.sync_channel(home / "run/counter/api.sock") as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what}"
 
 
 def test_a_second_instance_is_refused_in_one_sentence_and_the_first_goes_on(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,6 +35,25 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
+
+
+class Supervisor:
+    """systemd's end of the notification socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self.environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"}
+
+    def hears(self, seconds: float) -> bool:
+        """Whether a WATCHDOG=1 comes within so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                if b"WATCHDOG=1" in self._socket.recv(4096):
+                    return True
+        return False
 
 
 class Launcher:
@@ -196,3 +216,17 @@ def test_a_missing_command_and_a_missing_model_are_one_sentence_each(launcher: L
     code, errors = end_of(launcher.start(ready=False))
     assert (code, "There is no command /opt/none/vllm to start vLLM with" in errors) == (78, True)
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("arguments", "lives"), [("--stuck", False), ("--busy", True)])
+def test_the_watchdog_is_petted_only_while_the_engine_comes_further(
+    launcher: Launcher, arguments: str, lives: bool
+) -> None:
+    """A server that answers /health and computes nothing is as dead as one that does not answer."""
+    supervisor = Supervisor(launcher.home / "notify")
+    launcher.configure(f"stall_timeout_seconds = 1.0\nvllm_arguments = ['{arguments}']")
+    launcher.start(**supervisor.environ)
+    assert supervisor.hears(5)
+    silent = wait_for(lambda: not supervisor.hears(1.0) or lives, "silence") and not supervisor.hears(1.0)
+    assert silent is not lives
+    assert launcher.ask("/health").startswith(b"HTTP/1.1 200")

@@ -1,0 +1,150 @@
+"""A worker that stands still is replaced, then the process begins anew; but waiting is no standstill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from selfware_agent import fold, hands, mind, patience, plan, state
+from selfware_agent.errors import WorkerWedgedError
+from selfware_agent.foreman import Foreman
+from selfware_agent.memory import Memory
+from selfware_agent.state import Goal, Phase
+from selfware_agent.worker import Gate
+
+LIMITS = plan.Limits(5, 100, 0.8, check_timeout_seconds=60, stall_timeout_seconds=0.0)
+
+
+class Journal:
+    """Memory without checkpointd."""
+
+    def __init__(self) -> None:
+        self.session = state.Session()
+        self.session_id = "s"
+        self.trouble = ""
+        self.ended = None
+
+    async def record(self, kind: str, **payload: Any) -> state.Session:
+        number = self.session.sequence + 1
+        self.session = fold.fold(self.session, number, kind, payload, number)
+        return self.session
+
+
+class Model:
+    """Answers after `silences` questions that it never answers."""
+
+    def __init__(self, silences: int) -> None:
+        self.silences = silences
+        self.asked: list[str] = []
+
+    async def ask(self, _task: Any, question: state.Question, *rest: Any) -> mind.Answer:
+        on_progress: Callable[[mind.Stream], None] = rest[-1]
+        self.asked.append(question.request_id)
+        on_progress(mind.Stream("the model reads the question"))
+        if len(self.asked) <= self.silences:
+            await asyncio.Event().wait()
+        return mind.Answer('{"tool": "finish", "summary": "done"}', "stop", 1, 1)
+
+
+class Doing:
+    """Everything that is proposed works."""
+
+    async def perform(self, *_given: Any) -> hands.Outcome:
+        return hands.Outcome("done", True, "done", "")
+
+
+def foreman(model: Model) -> Foreman:
+    gate = Gate(asyncio.Semaphore(1))
+    gate.open.set()
+    one = Foreman(cast(Memory, Journal()), cast(mind.Mind, model), cast(hands.Hands, Doing()), gate, LIMITS)
+    one.ready = True
+    return one
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def no_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "MARGIN_SECONDS", 0.0)
+
+
+def test_a_wedged_worker_is_replaced_and_asks_the_same_question_again() -> None:
+    async def scenario() -> None:
+        model = Model(silences=1)
+        one = foreman(model)
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        await settle()
+        assert one.wedged() == ["t"]
+        assert "task t: a new worker begins the step again" in await one.revive("t")
+        await settle()
+        assert one.memory.session.tasks["t"].phase is Phase.SOLVED
+        assert len(model.asked) == 2
+        assert len(set(model.asked)) == 1
+        assert one.wedged() == []
+
+    asyncio.run(scenario())
+
+
+def test_when_new_workers_do_not_help_the_process_is_given_up() -> None:
+    async def scenario() -> None:
+        one = foreman(Model(silences=99))
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        with pytest.raises(WorkerWedgedError, match="task t stands still \\(the model reads the question\\)"):
+            for _ in range(3):
+                await settle()
+                await one.revive("t")
+        await one.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_will_not_let_go_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfware_agent.foreman.CANCEL_SECONDS", 0.05)
+
+    class Deaf(Model):
+        async def ask(self, *given: Any) -> mind.Answer:
+            given[-1](mind.Stream("the model reads the question"))
+            for _ in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            raise AssertionError
+
+    async def scenario() -> None:
+        one = foreman(Deaf(0))
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        await settle()
+        with pytest.raises(WorkerWedgedError):
+            await one.revive("t")
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_workers_that_wait_for_checkpointd_are_not_wedged() -> None:
+    async def scenario() -> None:
+        one = foreman(Model(silences=1))
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        await settle()
+        one.memory.trouble = "waiting for checkpointd: it is gone"
+        assert one.wedged() == []
+        await one.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_person_a_queue_and_a_long_build_have_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "MARGIN_SECONDS", 60.0)
+    assert patience.for_model(True, 120) == patience.for_action(False, {}) == patience.UNLIMITED
+    assert patience.for_model(False, 120) == 180
+    assert patience.for_action(True, {"tool": "run_command", "timeout_seconds": 3600.0}) == 3660
+    assert patience.for_action(True, {"tool": "write_file"}) == 660

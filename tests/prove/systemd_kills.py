@@ -79,8 +79,9 @@ def next_step(machine: Machine, after: float, limit: float) -> float:
     raise AssertionError(f"no step within {limit} s: {machine.run('selfwarectl', 'status', check=False).stdout}")
 
 
-def prove(rounds: int, seed: int) -> Verdict:
-    """So many disturbances in one machine's life; prints a line of seconds for each kind and victim."""
+def prove(rounds: int, seed: int, *, timed: bool) -> Verdict:
+    """So many disturbances in one machine's life; prints a line of seconds for each kind. With `timed`, for an
+    otherwise idle machine, the seconds are part of the proof."""
     chance = random.Random(seed)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     submitted = hangs_without_stacks = 0
@@ -111,7 +112,7 @@ def prove(rounds: int, seed: int) -> Verdict:
     for kind in dict.fromkeys(KINDS):
         values = sorted(second for (one, _), seconds in times.items() if one == kind for second in seconds)
         p95 = values[min(len(values) - 1, int(len(values) * 0.95))]
-        ok = ok and (p95 < 1.0 if kind == "kill" else p95 < WATCHDOG_SECONDS + 2.0)
+        ok = ok and (not timed or p95 < (1.0 if kind == "kill" else WATCHDOG_SECONDS + 2.0))
         line = {"kind": kind, "n": len(values), "median_seconds": round(statistics.median(values), 3)}
         print(json.dumps({"proof": "systemd_kills", **line, "p95_seconds": round(p95, 3)}), flush=True)
     lost = told["lost"] + told["gaps"] + hangs_without_stacks
@@ -120,4 +121,4 @@ def prove(rounds: int, seed: int) -> Verdict:
 
 if __name__ == "__main__":
     given = arguments("systemd_kills", rounds=104)
-    sys.exit(report(prove(given.rounds, given.seed)))
+    sys.exit(report(prove(given.rounds, given.seed, timed=True)))

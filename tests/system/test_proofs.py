@@ -13,7 +13,7 @@ SEED = 20261125
 
 
 def test_whatever_is_killed_or_hangs_comes_back_and_the_job_goes_on(image: Path) -> None:
-    assert systemd_kills.prove(rounds=8, seed=SEED).ok
+    assert systemd_kills.prove(rounds=8, seed=SEED, timed=False).ok
 
 
 def test_no_call_is_lost_while_daemons_are_killed_and_restarted(image: Path) -> None:

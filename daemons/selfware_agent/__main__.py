@@ -141,7 +141,7 @@ class AgentDaemon(daemon.Daemon):
         now = time.monotonic()
         self._saved = schedule.Saved(now, now, sequence=session.sequence, ended_tasks=ended)
         self._memory.checkpointed_sequence = 0
-        self._foreman.ready = True
+        self._foreman.recovered.set()
         self.sentence = self._memory.recovered_in_words  # said here, with its message id, and so not once more
         self.log.info("%s", self.sentence, extra=log.event(catalog.RECOVERED, session_id=self._memory.session_id))
         return self.sentence

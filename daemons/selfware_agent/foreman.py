@@ -26,6 +26,7 @@ from selfware_agent.state import Goal, Phase, Session, Task
 from selfware_agent.worker import Gate, Live, Worker
 
 CANCEL_SECONDS = 5.0
+RECOVERY_SECONDS = 3.0
 MOST_REVIVALS = 2
 """New workers in a row for a task that does not come any further; then the process itself is suspect."""
 
@@ -57,7 +58,7 @@ class Foreman:
     ) -> None:
         self.memory = memory
         self.gate = gate
-        self.ready = False
+        self.recovered = asyncio.Event()
         self.max_queued_tasks = 1000
         self.last_sentence = ""
         self.last_task_id = ""
@@ -75,7 +76,6 @@ class Foreman:
 
     async def accept(self, goal: Goal) -> Task:
         """Durable before it returns; the same id again returns the task that exists."""
-        self.require_ready()
         known = self.memory.session.tasks.get(goal.task_id)
         if known is not None:
             return known
@@ -115,14 +115,21 @@ class Foreman:
         self._tell(task.task_id, "queued again")
         return self.find(task.task_id)
 
-    def require_ready(self) -> None:
-        """Raise NotReadyError while the session is not recovered: no task is known then, which is not "no task"."""
-        if not self.ready:
-            raise NotReadyError(reason="it is still recovering its session from checkpointd")
+    @property
+    def ready(self) -> bool:
+        """The session is recovered: until then no task is known, which is not "no task"."""
+        return self.recovered.is_set()
+
+    async def wait_ready(self) -> None:
+        """A restart is over in a moment, so callers need not know of it; one that lasts raises NotReadyError."""
+        try:
+            async with asyncio.timeout(RECOVERY_SECONDS):
+                await self.recovered.wait()
+        except TimeoutError:
+            raise NotReadyError(reason="it is still recovering its session from checkpointd") from None
 
     def find(self, prefix: str) -> Task:
         """By id or unique prefix."""
-        self.require_ready()
         tasks = self.memory.session.tasks
         if prefix in tasks:
             return tasks[prefix]

@@ -36,27 +36,31 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._defaults = defaults
 
     async def Submit(self, request: agent_pb2.SubmitRequest, context: Any) -> agent_pb2.Task:
+        await self._foreman.wait_ready()
         return self._task(await self._foreman.accept(to_goal(request, self._defaults)))
 
     async def ListTasks(self, request: agent_pb2.ListTasksRequest, context: Any) -> agent_pb2.ListTasksReply:
-        self._foreman.require_ready()
+        await self._foreman.wait_ready()
         tasks = self._foreman.memory.session.tasks.values()
         ordered = sorted(tasks, key=lambda task: (task.observed.accepted_unix_nanos, task.task_id))
         session_id = self._foreman.memory.session_id
         return agent_pb2.ListTasksReply(tasks=[self._task(task) for task in ordered], session_id=session_id)
 
     async def GetTask(self, request: agent_pb2.GetTaskRequest, context: Any) -> agent_pb2.Task:
+        await self._foreman.wait_ready()
         return self._task(self._foreman.find(request.task_id))
 
     async def CancelTask(self, request: agent_pb2.CancelTaskRequest, context: Any) -> agent_pb2.Task:
+        await self._foreman.wait_ready()
         return self._task(await self._foreman.cancel(request.task_id, request.reason))
 
     async def RetryTask(self, request: agent_pb2.RetryTaskRequest, context: Any) -> agent_pb2.Task:
+        await self._foreman.wait_ready()
         return self._task(await self._foreman.retry(request.task_id))
 
     async def Watch(self, request: agent_pb2.WatchRequest, context: Any) -> AsyncIterator[agent_pb2.Progress]:
         """At most ten pushes a second per task: tokens come faster than anybody reads."""
-        self._foreman.require_ready()
+        await self._foreman.wait_ready()
         only = self._foreman.find(request.task_id).task_id if request.task_id else ""
         tasks = self._foreman.memory.session.tasks
         dirty: dict[str, None] = dict.fromkeys([only] if only else list(tasks))

@@ -55,9 +55,8 @@ def set_up(machine: Machine) -> None:
     )
 
 
-def disturb(machine: Machine, kind: str, victim: str) -> float:
+def disturb(machine: Machine, kind: str, unit: str) -> float:
     """Do it; the machine's monotonic clock just before."""
-    unit = installed.ENGINE if victim == "engine" else f"selfware-{victim}.service"
     signals = {"kill": "KILL", "stop": "STOP", "deadlock": "USR2", "engine hangs": "STOP"}
     script = (
         f"import os, signal, time; pid = int(os.popen('systemctl show --value -p MainPID {unit}').read()); "
@@ -97,8 +96,11 @@ def prove(rounds: int, seed: int, *, timed: bool) -> Verdict:
                 victim = "agent"
             time.sleep(chance.uniform(0.1, 0.6))
             marker = machine.run("date", "+%s.%N").stdout.strip()
-            began = disturb(machine, kind, victim)
+            unit = installed.ENGINE if victim == "engine" else f"selfware-{victim}.service"
+            before = machine.main_pid(unit)
+            began = disturb(machine, kind, unit)
             times[kind, victim].append(next_step(machine, began, 40))
+            machine.wait_for(f"! systemctl show -p MainPID {unit} | grep -qx MainPID={before}", 30)
             installed.all_active(machine, 30)
             if kind in {"stop", "deadlock"} and victim != "engine":
                 said = machine.run(

@@ -61,7 +61,7 @@ def foreman(model: Model) -> Foreman:
     gate = Gate(asyncio.Semaphore(1))
     gate.open.set()
     one = Foreman(cast(Memory, Journal()), cast(mind.Mind, model), cast(hands.Hands, Doing()), gate, LIMITS)
-    one.ready = True
+    one.recovered.set()
     return one
 
 

@@ -14,17 +14,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 
 from .process import FIRST_TO_GO, swap_oom_score
-from .sandbox import Mount, SandboxSpec, environment, limited
+from .request import Limits
+from .sandbox import Mount, SandboxSpec, environment, gated
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x80000
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _READ_ONLY = 442, -100, 0x8000, 0x1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 SET_UP_FAILED = 125
+_GATED = gated(())
 STATE = "/var/lib/selfware"  # hidden, but for the workspace in it
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -170,12 +174,41 @@ def _become(spec: SandboxSpec, command: tuple[str, ...], stdin_fd: int, output_f
             os.dup2(source, target)
         os.umask(0o007)
         os.chdir(spec.cwd)
-        words = limited(spec.limits, command)
-        os.execve(words[0], words, {**environment(spec), **_GIT_TRUST})
+        _limit(spec.limits)
+        _exec(command, {**environment(spec), **_GIT_TRUST, "PWD": spec.cwd})
     except OSError as error:
         _say(output_fd, f"{command[0]}: {error.strerror}")
     finally:
         os._exit(SET_UP_FAILED)
+
+
+def _limit(limits: Limits) -> None:
+    """As ``sandbox.limited`` does it, without a program for it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, amount in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_NPROC, limits.processes),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_CPU, limits.cpu_seconds),
+    ):
+        if amount:
+            resource.setrlimit(kind, (amount, amount))
+
+
+def _exec(command: tuple[str, ...], env: dict[str, str]) -> None:
+    """Become the command. A gated one is let through here, which saves the 2 ms that a shell takes to begin; what
+    cannot be executed is left to the shell all the same, for its words and its status."""
+    if command[: len(_GATED)] != _GATED:
+        os.execve(command[0], command, env)
+    argv = command[len(_GATED) :]
+    while (letter := os.read(0, 1)) != b"\n":
+        if not letter:
+            os._exit(SET_UP_FAILED)
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    with suppress(OSError):
+        os.execvpe(argv[0], argv, env)
+    os.execve("/bin/sh", ["/bin/sh", "-c", 'exec "$@"', "sh", *argv], env)
 
 
 # The workspace was made by the operator, so git would refuse it to the tool's user. What makes git run programs in it

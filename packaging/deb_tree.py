@@ -46,7 +46,7 @@ class Program:
         if self.source.startswith("./"):
             return (HERE / self.source).read_text(encoding="utf-8")
         return (
-            "#!/usr/bin/python3 -I\n"
+            "#!/usr/bin/python3 -IS\n"
             "import sys\n\n"
             f'sys.path[:0] = ["{APP}", "{VENDOR}"]\n'
             f"from {self.source} import main\n\n"

@@ -5,179 +5,180 @@ capability and a system call filter. What a static unit cannot know is *which* w
 read-only, our own directories disappear, and only this action's workspace is mounted writable. The action also gets
 process ids of its own, so it can neither see nor signal the runner, and it can make no further namespace.
 
-Not bubblewrap, because that needs pivot_root and a visible /proc/sys, which the unit's filter and ProcSubset=pid take
-away: docs/decisions/0007. Speaks bubblewrap's status protocol ({"child-pid"}, {"exit-code"}), so the runner need not
-know which of the two it watches.
+The sandbox is made while the unit waits: the action then costs what is its own. Not bubblewrap, because that needs
+pivot_root and a visible /proc/sys, which the unit's filter and ProcSubset=pid take away: docs/decisions/0007. Speaks
+bubblewrap's status protocol ({"child-pid"}, {"exit-code"}), so the runner need not know which of the two it watches.
+
+    runner ── monitor (outside; makes the namespaces, reports) ── first process (inside; mounts) ── the command
 """
 
 from __future__ import annotations
 
-import ctypes
+import json
 import os
 import resource
+import select
 import signal
+import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
-from .process import FIRST_TO_GO, swap_oom_score
+from . import mounts
+from .mounts import libc
+from .process import FIRST_TO_GO, Running, swap_oom_score
 from .request import Limits
 from .sandbox import Mount, SandboxSpec, environment, gated
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x80000
-_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _READ_ONLY = 442, -100, 0x8000, 0x1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
-SET_UP_FAILED = 125
+_LENGTH = struct.Struct("<I")
 _GATED = gated(())
-STATE = "/var/lib/selfware"  # hidden, but for the workspace in it
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _MountAttr(ctypes.Structure):
-    """struct mount_attr, mount_setattr(2)."""
-
-    _fields_ = [
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    ]
-
-
-def start(spec: SandboxSpec, texts: dict[str, bytes], command: tuple[str, ...], stdin_fd: int, output_fd: int) -> int:
-    """Fork the sandbox's monitor and return its process id. ``texts``: files to show, by their path below /run.
-
-    The command runs under the limits of ``spec``; whatever fails before it runs is said on ``output_fd``, and then the
-    status descriptor ends without an exit code.
-    """
-    runner = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = SET_UP_FAILED
-    try:
-        status = _monitor(spec, texts, command, stdin_fd, output_fd, runner)
-    except OSError as error:
-        _say(output_fd, f"the sandbox could not be made: {error.strerror}: {error.filename or ''}")
-    finally:
-        os._exit(status)
+SET_UP_FAILED = 125
 
 
 def hide_from_actions() -> None:
     """Nothing of this process can be read by another of its user: not its memory, not its descriptors."""
-    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def sync_filesystem(path: str) -> None:
-    """syncfs(2) of the filesystem that holds ``path``."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _check(_libc.syncfs(fd), path)
-    finally:
-        os.close(fd)
+class Sandbox:
+    """One sandbox, forked and waiting; ``start`` gives it its action. It dies with us."""
+
+    def __init__(self) -> None:
+        ours, theirs = [], []
+        for we_read in (True, True, False, False):  # status, output; standard input, orders
+            read_fd, write_fd = os.pipe()
+            ours.append(read_fd if we_read else write_fd)
+            theirs.append(write_fd if we_read else read_fd)
+        self._status, self._output, self._stdin, self._orders = ours
+        runner = os.getpid()
+        self.pid = os.fork()
+        if not self.pid:
+            _in_child(lambda: _monitor(runner, *theirs), theirs[1])
+        for fd in theirs:
+            os.close(fd)
+
+    def is_alive(self) -> bool:
+        """It may have been the first to go when memory ran out."""
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            return not poll.poll(0)
+        finally:
+            os.close(pidfd)
+
+    def start(self, spec: SandboxSpec, texts: dict[str, bytes], command: tuple[str, ...]) -> Running:
+        """The command runs under the limits of ``spec``; whatever fails before it runs is said on the output, and then
+        the status ends without an exit code. ``texts``: files to show, by their path below /run."""
+        order = {
+            "workspace": spec.workspace,
+            "pins": spec.pins,
+            "texts": {path: content.decode("latin-1") for path, content in texts.items()},
+            "limits": spec.limits,
+            "cwd": spec.cwd,
+            "env": {**environment(spec), **_GIT_TRUST, "PWD": spec.cwd},
+            "command": command,
+        }
+        data = json.dumps(order, ensure_ascii=False).encode(
+            "utf-8"
+        )  # raises UnicodeEncodeError for what no command line can hold
+        with open(self._orders, "wb") as file, suppress(BrokenPipeError):  # then it has said why
+            file.write(_LENGTH.pack(len(data)) + data)
+        return Running(self.pid, self._stdin, self._output, self._status)
 
 
-def _monitor(
-    spec: SandboxSpec, texts: dict[str, bytes], command: tuple[str, ...], stdin_fd: int, output_fd: int, runner: int
-) -> int:
-    """Outside the namespaces: makes them, reports, and ends as the command did."""
-    _die_with_parent()
-    if os.getppid() != runner:
-        return SET_UP_FAILED
-    os.setsid()
-    _reset_signals()
-    uid, gid = os.getuid(), os.getgid()
-    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own /proc/self would belong to root
-    swap_oom_score(FIRST_TO_GO)
-    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID), "new namespaces")
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        _write(f"/proc/self/{name}", text)
-    ready_read, ready_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(ready_read)
-        _first_process(spec, texts, command, stdin_fd, output_fd, ready_write)
-    os.close(ready_write)
-    os.write(spec.status_fd, f'{{"child-pid": {child}}}\n'.encode())
-    was_ready = os.read(ready_read, 1) == b"1"
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 128 - status if status < 0 else status
-    if was_ready:
-        os.write(spec.status_fd, f'{{"exit-code": {code}}}\n'.encode())
-    return code
-
-
-def _first_process(
-    spec: SandboxSpec,
-    texts: dict[str, bytes],
-    command: tuple[str, ...],
-    stdin_fd: int,
-    output_fd: int,
-    ready_fd: int,
-) -> None:
-    """Process 1 inside: mounts, starts the command, buries the dead, and ends with the command. Never returns."""
+def _in_child(work: Callable[[], int], output_fd: int) -> None:
+    """Never returns."""
     status = SET_UP_FAILED
     try:
-        _die_with_parent()
-        _libc.prctl(_PR_SET_NAME, b"sandbox", 0, 0, 0)
-        _mount_all(spec, texts)
-        os.write(ready_fd, b"1")
-        os.close(ready_fd)
-        child = os.fork()
-        if child == 0:
-            _become(spec, command, stdin_fd, output_fd)
-        os.close(stdin_fd)
-        while True:
-            pid, raw = os.wait()
-            if pid == child:
-                ended = os.waitstatus_to_exitcode(raw)
-                status = 128 - ended if ended < 0 else ended
-                break
+        status = work()
     except OSError as error:
         _say(output_fd, f"the sandbox could not be made: {error.strerror}: {error.filename or ''}")
     finally:
         os._exit(status)
 
 
-def _mount_all(spec: SandboxSpec, texts: dict[str, bytes]) -> None:
-    shown = [Mount(spec.workspace, writable=True), *spec.pins]
-    opened = [(mount, os.open(mount.path, os.O_PATH | os.O_CLOEXEC)) for mount in shown]
-    _mount("", "/", "", _MS_SLAVE | _MS_REC)
-    _set_read_only("/", recursive=True)
-    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _write("/proc/sys/user/max_user_namespaces", "0")
-    size = f"size={spec.limits.temporary_bytes}," if spec.limits.temporary_bytes else ""
-    for path in ("/tmp", "/dev/shm", "/var/tmp"):  # noqa: S108 - the sandbox's own
-        _mount("tmpfs", path, "tmpfs", _MS_NOSUID | _MS_NODEV, f"{size}mode=1777")
-    os.mkdir("/tmp/home", 0o700)  # noqa: S108
-    _mount("tmpfs", "/run", "tmpfs", _MS_NOSUID | _MS_NODEV, "size=64m,mode=0755")
-    for path, content in texts.items():
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(content)
-    _mount("tmpfs", STATE, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
-    os.makedirs(spec.workspace, 0o755, exist_ok=True)
-    for mount, fd in opened:
-        _mount(f"/proc/self/fd/{fd}", mount.path, "", _MS_BIND | _MS_REC)
-        _set_read_only(mount.path, on=not mount.writable)
+def _monitor(runner: int, status_fd: int, output_fd: int, stdin_fd: int, orders_fd: int) -> int:
+    """Outside the namespaces: makes them, reports, and ends as the command did."""
+    _die_with_parent()
+    if os.getppid() != runner:
+        return SET_UP_FAILED
+    _close_all_but(status_fd, output_fd, stdin_fd, orders_fd)
+    os.setsid()
+    _reset_signals()
+    uid, gid = os.getuid(), os.getgid()
+    libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own /proc/self would belong to root
+    swap_oom_score(FIRST_TO_GO)
+    mounts.check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID), "new namespaces")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        mounts.write(f"/proc/self/{name}", text)
+    ready_read, ready_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _close_all_but(output_fd, stdin_fd, orders_fd, ready_write)
+        _in_child(lambda: _first_process(output_fd, stdin_fd, orders_fd, ready_write), output_fd)
+    for fd in (ready_write, stdin_fd, output_fd, orders_fd):
         os.close(fd)
-    for path in ("/proc", "/run", STATE):
-        _set_read_only(path)
+    os.write(status_fd, f'{{"child-pid": {child}}}\n'.encode())
+    was_ready = os.read(ready_read, 1) == b"1"
+    code = _status_of(os.waitpid(child, 0)[1])
+    if was_ready:
+        os.write(status_fd, f'{{"exit-code": {code}}}\n'.encode())
+    return code
 
 
-def _become(spec: SandboxSpec, command: tuple[str, ...], stdin_fd: int, output_fd: int) -> None:
+def _first_process(output_fd: int, stdin_fd: int, orders_fd: int, ready_fd: int) -> int:
+    """Process 1 inside: mounts, waits for the action, starts it, buries the dead, and ends with the command."""
+    _die_with_parent()
+    libc.prctl(_PR_SET_NAME, b"sandbox", 0, 0, 0)
+    prepared_bytes = Limits().temporary_bytes
+    mounts.prepare(prepared_bytes)
+    if (order := _order(orders_fd)) is None:
+        return 0  # no action came
+    limits = Limits(*order["limits"])
+    if limits.temporary_bytes != prepared_bytes:
+        mounts.resize_temporary(limits.temporary_bytes)
+    texts = {path: content.encode("latin-1") for path, content in order["texts"].items()}
+    mounts.show(order["workspace"], [Mount(*pin) for pin in order["pins"]], texts)
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)
+    child = os.fork()
+    if child == 0:
+        _become(order, limits, stdin_fd, output_fd)
+    os.close(stdin_fd)
+    os.close(output_fd)
+    while True:
+        pid, raw = os.wait()
+        if pid == child:
+            return _status_of(raw)
+
+
+def _order(orders_fd: int) -> dict[str, Any] | None:
+    with open(orders_fd, "rb") as file:
+        head = file.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack(head)
+        data = file.read(length)
+    order: dict[str, Any] | None = json.loads(data) if len(data) == length else None
+    return order
+
+
+def _become(order: dict[str, Any], limits: Limits, stdin_fd: int, output_fd: int) -> None:
     """The command itself; exec takes the last capabilities away. Never returns."""
     try:
         os.setsid()
         for source, target in ((stdin_fd, 0), (output_fd, 1), (output_fd, 2)):
             os.dup2(source, target)
         os.umask(0o007)
-        os.chdir(spec.cwd)
-        _limit(spec.limits)
-        _exec(command, {**environment(spec), **_GIT_TRUST, "PWD": spec.cwd})
+        os.chdir(order["cwd"])
+        _limit(limits)
+        _exec(tuple(order["command"]), order["env"])
     except OSError as error:
-        _say(output_fd, f"{command[0]}: {error.strerror}")
+        _say(output_fd, f"{order['command'][0]}: {error.strerror}")
     finally:
         os._exit(SET_UP_FAILED)
 
@@ -216,41 +217,28 @@ def _exec(command: tuple[str, ...], env: dict[str, str]) -> None:
 _GIT_TRUST = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
 
 
-def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    words = [(word.encode() or None) for word in (source, target, kind)]
-    _check(_libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None), target)
-
-
-def _set_read_only(path: str, *, on: bool = True, recursive: bool = False) -> None:
-    attributes = _MountAttr(_READ_ONLY if on else 0, 0 if on else _READ_ONLY, 0, 0)
-    flags = _AT_RECURSIVE if recursive else 0
-    size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    done = _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, ctypes.byref(attributes), size)
-    _check(done, path)
-
-
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
+def _status_of(raw: int) -> int:
+    status = os.waitstatus_to_exitcode(raw)
+    return 128 - status if status < 0 else status
 
 
 def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _close_all_but(*kept: int) -> None:
+    """Descriptors of the runner have no business inside: the connection, the effect's lock."""
+    low = 3
+    for fd in sorted(kept):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def _say(fd: int, sentence: str) -> None:

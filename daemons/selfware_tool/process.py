@@ -12,6 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .output import BoundedOutput
 from .words import Ending
@@ -26,10 +27,21 @@ class SandboxFailedError(Exception):
     """Bubblewrap ended before it had started the action. What it said is in the output."""
 
 
+class Running(NamedTuple):
+    """A sandbox that was started, and our ends of its pipes."""
+
+    pid: int
+    stdin_fd: int
+    output_fd: int
+    status_fd: int
+
+
 class SandboxProcess:
     """One bubblewrap, started; call ``watch`` once."""
 
-    def __init__(self, pid: int, stdin_fd: int, output_fd: int, status_fd: int, cancel_fd: int) -> None:
+    def __init__(self, running: Running, cancel_fd: int) -> None:
+        pid, stdin_fd, output_fd, status_fd = running
+        os.set_blocking(stdin_fd, False)
         self._pid = pid
         self._monitor = os.pidfd_open(pid)
         self._init_pid = 0

@@ -17,7 +17,7 @@ from .effect import EffectPaths, Result, started_record
 from .files import MODE, create_durably, replace_durably
 from .output import BoundedOutput
 from .plan import INSIDE, Plan, plan_for
-from .process import SandboxFailedError, SandboxProcess, spawn
+from .process import Running, SandboxFailedError, SandboxProcess, spawn
 from .refusal import RefusalError
 from .request import Request, unseal_request
 from .sandbox import DataFile, SandboxSpec, SystemRoot, bwrap_argv
@@ -27,8 +27,8 @@ from .workspace import guard_git, resolve_cwd, resolve_workspace
 EXIT_BUSY = 75  # EX_TEMPFAIL
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
-Start = Callable[[SandboxSpec, Plan, int, int], int]
-"""Starts a plan in a sandbox: the specification, the plan, its standard input and output; the process to watch."""
+Start = Callable[[SandboxSpec, Plan], Running]
+"""Starts a plan in a sandbox."""
 
 Report = Callable[[Result], None]
 
@@ -102,7 +102,6 @@ def _perform(request: Request, output: BoundedOutput, start: Start, cancel_fd: i
     plan = plan_for(action, request.python, workspace)
     guard = guard_git(workspace)
     try:
-        status_read, status_write = os.pipe()
         spec = SandboxSpec(
             workspace=workspace,
             cwd=resolve_cwd(workspace, plan.cwd),
@@ -113,9 +112,8 @@ def _perform(request: Request, output: BoundedOutput, start: Start, cancel_fd: i
             read_only=request.read_only,
             env=plan.env,
             network=request.network,
-            status_fd=status_write,
         )
-        process = _start(spec, plan, start, status_read, cancel_fd)
+        process = SandboxProcess(_start(spec, plan, start), cancel_fd)
         timeout_seconds = request.timeout_seconds()
         room = Room(workspace, request.limits.reserve_bytes)
         ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds, room.is_left)
@@ -141,22 +139,19 @@ class Room:
         return found.f_bavail * found.f_frsize
 
 
-def _start(spec: SandboxSpec, plan: Plan, start: Start, status_fd: int, cancel_fd: int) -> SandboxProcess:
-    stdin_read, stdin_write = os.pipe()
-    output_read, output_write = os.pipe()
+def _start(spec: SandboxSpec, plan: Plan, start: Start) -> Running:
     try:
-        pid = start(spec, plan, stdin_read, output_write)
+        return start(spec, plan)
     except (OSError, UnicodeEncodeError) as error:  # nothing has run: the kernel takes no more than 128 KiB a word
         why = error.strerror if isinstance(error, OSError) else "it is not valid Unicode"
         raise RefusalError(f"the command cannot be started: {why}") from error
-    for fd in (spec.status_fd, stdin_read, output_write):
-        os.close(fd)
-    os.set_blocking(stdin_write, False)
-    return SandboxProcess(pid, stdin_write, output_read, status_fd, cancel_fd)
 
 
-def start_bubblewrap(spec: SandboxSpec, plan: Plan, stdin_fd: int, output_fd: int) -> int:
+def start_bubblewrap(spec: SandboxSpec, plan: Plan) -> Running:
     """The sandbox where systemd made none: everything is bubblewrap's."""
+    status_read, status_write = os.pipe()
+    stdin_read, stdin_write = os.pipe()
+    output_read, output_write = os.pipe()
     uid, gid = os.getuid(), os.getgid()
     texts = {
         "/etc/passwd": f"selfware:x:{uid}:{gid}:Selfware:/tmp/home:/bin/sh\n".encode(),
@@ -165,12 +160,13 @@ def start_bubblewrap(spec: SandboxSpec, plan: Plan, stdin_fd: int, output_fd: in
         **shown_texts(plan),
     }
     files = tuple(DataFile(_memory_file(content), path) for path, content in texts.items())
-    argv = bwrap_argv(spec._replace(files=files, system=_system_root()), plan.command)
+    argv = bwrap_argv(spec._replace(files=files, system=_system_root(), status_fd=status_write), plan.command)
     try:
-        return spawn(argv, [spec.status_fd, *(file.fd for file in files)], stdin_fd, output_fd)
+        pid = spawn(argv, [status_write, *(file.fd for file in files)], stdin_read, output_write)
     finally:
-        for file in files:
-            os.close(file.fd)
+        for fd in (status_write, stdin_read, output_write, *(file.fd for file in files)):
+            os.close(fd)
+    return Running(pid, stdin_write, output_read, status_read)
 
 
 def shown_texts(plan: Plan) -> dict[str, bytes]:

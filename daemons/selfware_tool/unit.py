@@ -2,7 +2,8 @@
 
 Standard input is the connection that oversightd opened ahead of need, so Python and its imports are paid for before an
 action comes. The request arrives with the effect's lock as a descriptor: from then on we are its runner, whatever
-becomes of oversightd. A connection that closes without a request was not needed.
+becomes of oversightd. The sandbox, too, is made while we wait. A connection that closes without a request was not
+needed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import struct
 import sys
 from typing import Any
 
-from . import journal, namespaces
+from . import journal
 from .effect import EffectPaths, Result, read_output
+from .mounts import sync_filesystem
+from .namespaces import Sandbox, hide_from_actions
 from .plan import Plan
+from .process import Running
 from .request import Request, unseal_request
 from .runner import run_once, shown_texts
 from .sandbox import SandboxSpec
@@ -27,9 +31,10 @@ HEADER = struct.Struct("<I")
 
 def main() -> int:
     """The exit status is for people; the effect's files are the answer."""
-    namespaces.hide_from_actions()
+    hide_from_actions()
     connection = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    sandbox = Sandbox()
     received = _receive(connection)
     if received is None:
         return 0
@@ -37,13 +42,14 @@ def main() -> int:
     directory = str(message["directory"])
     request = unseal_request(str(message["request"]).encode(), "the request")
     log = journal.Journal("selfware-tool", {"effect_id": request.effect_id, **message["labels"]})
-    run_once(request, EffectPaths(directory), lock_fd, _start, lambda result: _report(log, request, result, directory))
+
+    def start(spec: SandboxSpec, plan: Plan) -> Running:
+        ready = sandbox if sandbox.is_alive() else Sandbox()
+        return ready.start(spec, shown_texts(plan), plan.command)
+
+    run_once(request, EffectPaths(directory), lock_fd, start, lambda result: _report(log, request, result, directory))
     # Somebody waits for our end; the interpreter's own clearing up would cost them 10 ms.
     os._exit(0)
-
-
-def _start(spec: SandboxSpec, plan: Plan, stdin_fd: int, output_fd: int) -> int:
-    return namespaces.start(spec, shown_texts(plan), plan.command, stdin_fd, output_fd)
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
@@ -75,7 +81,7 @@ def _report(log: journal.Journal, request: Request, result: Result, directory: s
     """What it printed, then how it ended, in the journal of this unit. What a command changed is on disk before its
     result is: a power cut must not take back what was acknowledged. (Our own file actions sync what they write.)"""
     if result.ran and not {"run_command", "run_code"}.isdisjoint(request.action):
-        namespaces.sync_filesystem(request.workspace)
+        sync_filesystem(request.workspace)
     log.lines(read_output(directory))
     (kind,) = request.action
     log.say(f"{kind}: {result.sentence}", priority=6 if result.ok else 5)

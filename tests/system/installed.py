@@ -107,9 +107,11 @@ def verdict(guest: Guest) -> dict[str, Any]:
     return told
 
 
-def act(guest: Guest, action: dict[str, Any], workspace: str, timeout: float = 150, **limits: float) -> dict[str, Any]:
+def act(
+    guest: Guest, action: dict[str, Any], workspace: str, timeout: float = 150, between: str = "", **limits: float
+) -> dict[str, Any]:
     """One action in a tool unit, without policy; see inside/act.py."""
-    words = ["python3", "/opt/act.py", workspace, json.dumps(action), json.dumps(limits)]
+    words = ["python3", "/opt/act.py", workspace, json.dumps(action), json.dumps(limits), between]
     told = json.loads(guest.run(*words, timeout=timeout).stdout)
     assert isinstance(told, dict)
     return told

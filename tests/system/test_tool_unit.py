@@ -128,6 +128,23 @@ def test_an_action_sees_no_process_but_its_own(box: Machine) -> None:
     assert set(told["output"].split()[1:]) <= {"sandbox", "sh", "ps", "sort"}, told
 
 
+def test_what_was_mounted_while_the_sandbox_waited_is_read_only_or_not_there(box: Machine) -> None:
+    mount = "mkdir -p /mnt/late && mount -t tmpfs -o mode=1777 tmpfs /mnt/late"
+    try:
+        action = {"run_command": {"script": "echo x > /mnt/late/f; echo x > /mnt/f; ls /mnt/late"}}
+        told = installed.act(box, action, WORKSPACE, between=mount)
+        assert told["output"].count("Read-only") + told["output"].count("Permission denied") == 2, told
+        assert not box.exists("/mnt/late/f")
+    finally:
+        box.run("umount", "/mnt/late")
+
+
+def test_a_waiting_sandbox_that_ran_out_of_memory_is_replaced(box: Machine) -> None:
+    kill = "pkill -KILL -u selfware-tool -x sandbox"
+    told = installed.act(box, {"run_command": {"script": "echo fine"}}, WORKSPACE, between=kill)
+    assert (told["ok"], told["output"]) == (True, "fine\n"), told
+
+
 def test_there_is_no_network_but_its_own_loopback(box: Machine) -> None:
     code = "import socket; s=socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname())"
     assert installed.script(box, f'python3 -c "{code}"')["ok"]

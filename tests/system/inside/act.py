@@ -1,12 +1,16 @@
 """Runs inside a booted image, as root: one action through selfware-tool.socket, its result as a line of JSON.
 
-    act.py WORKSPACE ACTION_JSON [LIMITS_JSON]
+    act.py WORKSPACE ACTION_JSON [LIMITS_JSON [COMMAND]]
+
+COMMAND is run by a shell while the sandbox waits for its action.
 
 As oversightd does it, but without policy: these tests are about what the unit lets an action do.
 """
 
 import json
+import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -26,7 +30,12 @@ def main() -> None:
     limits = Limits(**(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}))
     effect_id = f"test-{uuid.uuid4().hex[:12]}"
     request = Request(effect_id, action, workspace, launcher.python_home(), limits)
-    units = Units(Path("/run/selfware/tool.sock"), ahead=0)
+    between = sys.argv[4] if len(sys.argv) > 4 else ""
+    units = Units(Path("/run/selfware/tool.sock"), ahead=1 if between else 0)
+    if between:
+        units.prepare_ahead()
+        time.sleep(1)  # it cannot be seen whether the sandbox is there already
+        subprocess.run(between, shell=True, check=True)
     units.launch(EFFECTS / effect_id, request, {"task_id": "test"})
     status = launcher.wait(EFFECTS / effect_id, 1000)
     result = status.result

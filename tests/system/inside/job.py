@@ -134,9 +134,7 @@ def watch(_count: int) -> None:
 
 def verdict() -> None:
     """Every run of a check that was acknowledged left exactly one line; a run of unknown outcome at most one."""
-    with clients.sync_channel(paths.system().socket_of("checkpointd")) as channel:
-        request = checkpoint_pb2.ReadEventsRequest(session_id="main")
-        journal = list(checkpoint_pb2_grpc.CheckpointStub(channel).ReadEvents(request, timeout=120))
+    journal = patiently(read_journal)
     gaps = sum(event.sequence != number for number, event in enumerate(journal, journal[0].sequence if journal else 0))
     proposed, done, unknown = {}, Counter(), Counter()
     for event in journal:
@@ -164,6 +162,13 @@ def verdict() -> None:
         "duplicated": sum(max(0, more) for more in surplus.values()) + sum(n - 1 for n in finished.values()),
     }
     print(json.dumps(told))
+
+
+def read_journal() -> list[checkpoint_pb2.Event]:
+    """Every event of the session."""
+    with clients.sync_channel(paths.system().socket_of("checkpointd")) as channel:
+        request = checkpoint_pb2.ReadEventsRequest(session_id="main")
+        return list(checkpoint_pb2_grpc.CheckpointStub(channel).ReadEvents(request, timeout=120))
 
 
 def call(use: Any) -> Any:

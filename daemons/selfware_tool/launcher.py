@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -68,15 +69,21 @@ def prepare(effects_directory: Path, request: Request) -> Path:
 def launch(effect_directory: Path) -> bool:
     """Start the runner unless the effect began before; whether it was started by this call. Takes about 2 ms."""
     paths = EffectPaths(str(effect_directory))
-    lock_fd = lock.open_lock(paths.lock)
-    try:
-        if not lock.take(lock_fd):
-            return False
-        if Path(paths.started).exists() or Path(paths.result).exists():
+    with claimed(paths) as lock_fd:
+        if lock_fd is None:
             return False
         with Path(paths.runner_log).open("ab") as log:
             _spawn(paths.directory, lock_fd, log.fileno())
         return True
+
+
+@contextmanager
+def claimed(paths: EffectPaths) -> Iterator[int | None]:
+    """The effect's lock, taken, for whoever will run it; None if somebody runs it or it began before."""
+    lock_fd = lock.open_lock(paths.lock)
+    try:
+        free = lock.take(lock_fd) and not Path(paths.started).exists() and not Path(paths.result).exists()
+        yield lock_fd if free else None
     finally:
         os.close(lock_fd)
 

@@ -16,10 +16,9 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import lock
 from .effect import EffectPaths
 from .files import sync_directory
-from .launcher import check
+from .launcher import check, claimed
 from .probe import Probe
 from .request import Request
 
@@ -64,16 +63,11 @@ class Units:
         check(request)
         _make(effect_directory)
         paths = EffectPaths(str(effect_directory))
-        lock_fd = lock.open_lock(paths.lock)
-        try:
-            if not lock.take(lock_fd):
-                return False
-            if Path(paths.started).exists() or Path(paths.result).exists():
+        with claimed(paths) as lock_fd:
+            if lock_fd is None:
                 return False
             self._send(lock_fd, paths.directory, request, labels)
             return True
-        finally:
-            os.close(lock_fd)
 
     def close(self) -> None:
         """Units that wait for an action end; those that run one do not notice."""

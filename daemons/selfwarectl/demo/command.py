@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -173,4 +174,5 @@ def _fresh_workspace(home: Path) -> tuple[str, Path]:
     number = 1
     while (parent / f"demo-{number}").exists():
         number += 1
-    return f"demo-{number}", parent / f"demo-{number}"
+    # The session may remember goals of a workspace that somebody has removed: they are not these.
+    return f"demo-{number}-{secrets.token_hex(2)}", parent / f"demo-{number}"

@@ -31,8 +31,7 @@ def acknowledged(vm: VirtualMachine) -> int:
 def prove(rounds: int, seed: int) -> Verdict:
     """So many cuts in one machine's life."""
     chance = random.Random(seed)
-    lost = restarts = 0
-    submitted = 0
+    lost = duplicated = not_up = cuts = submitted = 0
     with VirtualMachine(image.disk_image(), MEMORY_MIB) as vm:
         installed.put_on_disk(vm)
         say(f"booted in {vm.boot():.0f} s")
@@ -54,16 +53,19 @@ def prove(rounds: int, seed: int) -> Verdict:
                 installed.all_active(vm, 180)
             except (AssertionError, CommandFailedError) as error:
                 say(f"the target did not come up: {error}; {vm.shell('systemctl --failed', check=False).stdout}")
-                restarts += 1
+                not_up += 1
             told = installed.verdict(vm)
+            cuts += 1
             lost += max(0, before - told["events"]) + told["lost"] + told["gaps"]
+            duplicated += told["duplicated"]
             say(f"cut {number + 1}: booted in {seconds:.0f} s, {before} events acknowledged, {told}")
-            if lost or told["duplicated"]:
+            if lost or duplicated:
                 break
         installed.job(vm, "wait", 1, 60, timeout=300)
         told = installed.verdict(vm)
-    ok = not (lost or told["duplicated"] or restarts)
-    return Verdict("powercut", seed, rounds, rounds, lost, told["duplicated"], told["unknown"], ok)
+    lost, duplicated = lost + told["lost"] + told["gaps"], duplicated + told["duplicated"]
+    ok = not (lost or duplicated or not_up)
+    return Verdict("powercut", seed, rounds, cuts, lost, duplicated, told["unknown"], ok)
 
 
 if __name__ == "__main__":

@@ -133,8 +133,11 @@ def watch(_count: int) -> None:
 
 
 def verdict() -> None:
-    """Every run of a check that was acknowledged left exactly one line; a run of unknown outcome at most one."""
+    """Every run of a check that was acknowledged left exactly one line; a run of unknown outcome at most one. The job
+    goes on meanwhile: no line of before is without its proposal, and nothing acknowledged is without its line after."""
+    before = lines_of_log()
     journal = patiently(read_journal)
+    after = lines_of_log()
     gaps = sum(event.sequence != number for number, event in enumerate(journal, journal[0].sequence if journal else 0))
     proposed, done, unknown = {}, Counter(), Counter()
     for event in journal:
@@ -146,10 +149,9 @@ def verdict() -> None:
             if counts is not None:
                 counts[proposed[payload["effect_id"]]] += 1
     finished = Counter(events.decode(event.payload)["effect_id"] for event in journal if event.kind == "ActionFinished")
-    lines = Counter(LOG.read_text().split()) if LOG.exists() else Counter()
-    lost = sum(max(0, done[name] - lines[name]) for name in done)
+    lost = sum(max(0, done[name] - after[name]) for name in done)
     open_checks = Counter(name for effect, name in proposed.items() if effect not in finished)
-    surplus = {name: lines[name] - done[name] - unknown[name] - open_checks[name] for name in lines}
+    surplus = {name: before[name] - done[name] - unknown[name] - open_checks[name] for name in before}
     told = {
         "events": len(journal),
         "gaps": gaps,
@@ -162,6 +164,11 @@ def verdict() -> None:
         "duplicated": sum(max(0, more) for more in surplus.values()) + sum(n - 1 for n in finished.values()),
     }
     print(json.dumps(told))
+
+
+def lines_of_log() -> Counter[str]:
+    """How often each check ran."""
+    return Counter(LOG.read_text().split()) if LOG.exists() else Counter()
 
 
 def read_journal() -> list[checkpoint_pb2.Event]:

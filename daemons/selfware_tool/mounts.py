@@ -104,7 +104,7 @@ def _temporary(size_bytes: int) -> str:
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    words = [(word.encode() or None) for word in (source, target, kind)]
+    words = [(os.fsencode(word) or None) for word in (source, target, kind)]
     check(libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None), target)
 
 
@@ -112,4 +112,5 @@ def _set_read_only(path: str, *, on: bool = True, recursive: bool = False) -> No
     attributes = _MountAttr(_READ_ONLY if on else 0, 0 if on else _READ_ONLY, 0, 0)
     flags = _AT_RECURSIVE if recursive else 0
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    check(libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, ctypes.byref(attributes), size), path)
+    name = os.fsencode(path)
+    check(libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, name, flags, ctypes.byref(attributes), size), path)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import select
 import signal
 import struct
 import sys
@@ -43,8 +42,29 @@ def hide_from_actions() -> None:
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def order_of(spec: SandboxSpec, texts: dict[str, bytes], command: tuple[str, ...]) -> bytes:
+    """What a sandbox has to know of its action. ``texts``: files to show, by their path below /run.
+
+    Raises UnicodeEncodeError for words that no command line can hold. (Names in the workspace may be any bytes.)
+    """
+    env = {**environment(spec), **_GIT_TRUST, "PWD": spec.cwd}
+    for word in (*command, *env.values()):
+        os.fsencode(word)
+    order = {
+        "workspace": spec.workspace,
+        "pins": spec.pins,
+        "texts": {path: content.decode("latin-1") for path, content in texts.items()},
+        "limits": spec.limits,
+        "cwd": spec.cwd,
+        "env": env,
+        "command": command,
+    }
+    data = json.dumps(order).encode("ascii")
+    return _LENGTH.pack(len(data)) + data
+
+
 class Sandbox:
-    """One sandbox, forked and waiting; ``start`` gives it its action. It dies with us."""
+    """One sandbox, forked and waiting; ``take`` gives it its action. It dies with us."""
 
     def __init__(self) -> None:
         ours, theirs = [], []
@@ -52,42 +72,27 @@ class Sandbox:
             read_fd, write_fd = os.pipe()
             ours.append(read_fd if we_read else write_fd)
             theirs.append(write_fd if we_read else read_fd)
-        self._status, self._output, self._stdin, self._orders = ours
+        status_fd, output_fd, stdin_fd, self._orders = ours
         runner = os.getpid()
-        self.pid = os.fork()
-        if not self.pid:
+        pid = os.fork()
+        if not pid:
             _in_child(lambda: _monitor(runner, *theirs), theirs[1])
         for fd in theirs:
             os.close(fd)
+        # Whatever fails before the command runs is said on the output, and the status ends without an exit code.
+        self.running = Running(pid, stdin_fd, output_fd, status_fd)
 
-    def is_alive(self) -> bool:
-        """It may have been the first to go when memory ran out."""
-        pidfd = os.pidfd_open(self.pid)
+    def take(self, order: bytes) -> bool:
+        """Begin; once. False if it is gone, perhaps when memory ran out: an order that did not arrive whole is none."""
+        left = memoryview(order)
         try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            return not poll.poll(0)
+            while left:
+                left = left[os.write(self._orders, left) :]
+        except BrokenPipeError:
+            return False
         finally:
-            os.close(pidfd)
-
-    def start(self, spec: SandboxSpec, texts: dict[str, bytes], command: tuple[str, ...]) -> Running:
-        """The command runs under the limits of ``spec``; whatever fails before it runs is said on the output, and then
-        the status ends without an exit code. ``texts``: files to show, by their path below /run."""
-        order = {
-            "workspace": spec.workspace,
-            "pins": spec.pins,
-            "texts": {path: content.decode("latin-1") for path, content in texts.items()},
-            "limits": spec.limits,
-            "cwd": spec.cwd,
-            "env": {**environment(spec), **_GIT_TRUST, "PWD": spec.cwd},
-            "command": command,
-        }
-        data = json.dumps(order, ensure_ascii=False).encode(
-            "utf-8"
-        )  # raises UnicodeEncodeError for what no command line can hold
-        with open(self._orders, "wb") as file, suppress(BrokenPipeError):  # then it has said why
-            file.write(_LENGTH.pack(len(data)) + data)
-        return Running(self.pid, self._stdin, self._output, self._status)
+            os.close(self._orders)
+        return True
 
 
 def _in_child(work: Callable[[], int], output_fd: int) -> None:
@@ -111,7 +116,6 @@ def _monitor(runner: int, status_fd: int, output_fd: int, stdin_fd: int, orders_
     _reset_signals()
     uid, gid = os.getuid(), os.getgid()
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own /proc/self would belong to root
-    swap_oom_score(FIRST_TO_GO)
     mounts.check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID), "new namespaces")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         mounts.write(f"/proc/self/{name}", text)
@@ -134,6 +138,7 @@ def _first_process(output_fd: int, stdin_fd: int, orders_fd: int, ready_fd: int)
     """Process 1 inside: mounts, waits for the action, starts it, buries the dead, and ends with the command."""
     _die_with_parent()
     libc.prctl(_PR_SET_NAME, b"sandbox", 0, 0, 0)
+    swap_oom_score(FIRST_TO_GO)  # not the monitor: without it nobody knows how the command ended
     prepared_bytes = Limits().temporary_bytes
     mounts.prepare(prepared_bytes)
     if (order := _order(orders_fd)) is None:

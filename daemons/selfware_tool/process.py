@@ -79,9 +79,9 @@ class SandboxProcess:
                 self._timed_out = not self._cancelled
                 self._terminate()
                 self._stop_at = now + grace_seconds
-        os.waitpid(self._pid, 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._drain(output)
-        return self._ending()
+        return self._ending(was_killed=status < 0)
 
     def _turn(self, output: BoundedOutput, until: float) -> bool:
         """Answer what is ready; True once bubblewrap has ended."""
@@ -173,11 +173,12 @@ class SandboxProcess:
         except BlockingIOError:
             pass
 
-    def _ending(self) -> Ending:
+    def _ending(self, *, was_killed: bool) -> Ending:
+        """Without a report the action never began, unless somebody killed who would have reported."""
         status = self._report("exit-code")
         if status is not None:
             return Ending(status, self._timed_out, self._cancelled, self._no_room)
-        if self._timed_out or self._cancelled:
+        if self._timed_out or self._cancelled or was_killed:
             return Ending(128 + signal.SIGKILL, self._timed_out, self._cancelled, self._no_room)
         raise SandboxFailedError
 

@@ -18,7 +18,7 @@ from typing import Any
 from . import journal
 from .effect import EffectPaths, Result, read_output
 from .mounts import sync_filesystem
-from .namespaces import Sandbox, hide_from_actions
+from .namespaces import Sandbox, hide_from_actions, order_of
 from .plan import Plan
 from .process import Running
 from .request import Request, unseal_request
@@ -44,8 +44,12 @@ def main() -> int:
     log = journal.Journal("selfware-tool", {"effect_id": request.effect_id, **message["labels"]})
 
     def start(spec: SandboxSpec, plan: Plan) -> Running:
-        ready = sandbox if sandbox.is_alive() else Sandbox()
-        return ready.start(spec, shown_texts(plan), plan.command)
+        order = order_of(spec, shown_texts(plan), plan.command)
+        if sandbox.take(order):
+            return sandbox.running
+        another = Sandbox()
+        another.take(order)  # if that one is gone, too, its output says why
+        return another.running
 
     run_once(request, EffectPaths(directory), lock_fd, start, lambda result: _report(log, request, result, directory))
     # Somebody waits for our end; the interpreter's own clearing up would cost them 10 ms.

@@ -145,6 +145,32 @@ def test_a_waiting_sandbox_that_ran_out_of_memory_is_replaced(box: Machine) -> N
     assert (told["ok"], told["output"]) == (True, "fine\n"), told
 
 
+def test_an_action_whose_monitor_is_killed_counts_as_one_that_ran(box: Machine) -> None:
+    box.shell(f"rm -f {WORKSPACE}/did")
+    kill = (
+        f"(until test -e {WORKSPACE}/did; do sleep 0.05; done; "
+        "kill -KILL $(ps -o ppid= -p $(pgrep -u selfware-tool -x sandbox))) >/dev/null 2>&1 &"
+    )
+    told = installed.act(box, {"run_command": {"script": "echo it > did; sleep 20"}}, WORKSPACE, between=kill)
+    assert box.read(f"{WORKSPACE}/did") == "it\n"
+    assert (told["ran"], told["ok"], told["sentence"]) == (True, False, "killed by SIGKILL"), told
+
+
+def test_names_that_are_no_text_do_not_spoil_the_workspace_for_later_actions(box: Machine) -> None:
+    assert installed.script(box, "mkdir -p sub && git init -q sub")["ok"]
+    assert installed.script(box, "mv sub $(printf '\\377')")["ok"]
+    told = installed.script(box, "rm -rf $(printf '\\377')/x; mv $(printf '\\377') sub && echo back")
+    assert told["output"] == "back\n", told
+    box.shell(f"rm -rf {WORKSPACE}/sub")
+
+
+def test_a_unit_that_waited_while_the_journal_was_restarted_still_tells_it(box: Machine) -> None:
+    restart = "systemctl restart systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service"
+    told = installed.act(box, {"run_command": {"script": "echo after a restart"}}, WORKSPACE, between=restart)
+    assert told["ok"], told
+    box.wait_for(f"journalctl -o cat SELFWARE_EFFECT_ID={told['effect_id']} | grep -qx 'after a restart'", 10)
+
+
 def test_there_is_no_network_but_its_own_loopback(box: Machine) -> None:
     code = "import socket; s=socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname())"
     assert installed.script(box, f'python3 -c "{code}"')["ok"]

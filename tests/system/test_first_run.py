@@ -72,3 +72,27 @@ def test_stop_waits_until_everything_has_stopped_and_start_goes_on(box: Machine)
     assert box.shell(listed).stdout == ""
     box.run("selfwarectl", "start", timeout=120)
     assert len(json.loads(box.run("selfwarectl", "tasks", "ls", "--json").stdout)["tasks"]) == 2
+
+
+CLAIM = """
+import sys
+sys.path[:0] = ["/usr/lib/selfware/app", "/usr/lib/selfware/vendor"]
+from pathlib import Path
+from selfware_common import paths
+from selfwarectl.demo import evidence
+from selfwarectl.demo.demo_job import DemoTask
+workspace = Path("/var/lib/selfware/workspaces/claims")
+for name in ("good", "bad"):
+    check = ("python3", "-m", "pytest", "-q", f"test_{name}.py")
+    print(evidence.holds(paths.system(), workspace, DemoTask(name, "", (), check, (), ())))
+"""
+
+
+def test_a_claim_is_checked_once_more_as_root(box: Machine) -> None:
+    """In a tool unit: in a namespace of its own, root may not enter the workspace."""
+    box.shell(
+        "cd /var/lib/selfware/workspaces && mkdir -p claims && cd claims && echo 'def test(): pass' >test_good.py"
+    )
+    box.shell("echo 'def test(): assert 0' >/var/lib/selfware/workspaces/claims/test_bad.py")
+    assert box.run("python3", "-IS", "-c", CLAIM).stdout.split() == ["True", "False"]
+    assert not box.shell("ls /var/lib/selfware/tool/effects | grep evidence || true").stdout

@@ -64,7 +64,7 @@ async def _demo(attempts: int, limit: int) -> int:
     screen.commits(workspace)
     solved = {name for name, task in ended.items() if task.state == agent_pb2.TASK_STATE_SOLVED}
     screen.say("checking every claim once more ...")
-    false_claims = [task.name for task in tasks if task.name in solved and not evidence.holds(workspace, task)]
+    false_claims = [task.name for task in tasks if task.name in solved and not evidence.holds(where, workspace, task)]
     for name in false_claims:
         screen.say(f"NOT TRUE: {name} was reported solved, but its check fails")
     screen.say(f"workspace: {workspace}")

@@ -4,8 +4,6 @@ A daemon lists its checks; its own loop runs those that are due, so a wedged loo
 wedged part is ours. A component is degraded from its first failure, and unhealthy once `failure_threshold` in a row
 have failed or taken too long; then, and each time so many more have failed, its remedy is tried. One success makes it
 healthy. The daemon is unhealthy when a critical component is, degraded when anything else is not well.
-The words and their meaning are those of the health check response format for HTTP APIs (pass, warn, fail) under the
-names that operators of supervised systems use.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ async def get(socket_path: Path, path: str, *, whole: bool = True) -> tuple[int,
         async with asyncio.timeout(LIMIT_SECONDS):
             words = (await reader.readline()).split()
             rest = await _rest(reader) if whole else b""
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # ValueError: a first line without an end
         return 0, b""
     finally:
         writer.close()

@@ -189,13 +189,17 @@ class Foreman:
     async def revive(self, task_id: str) -> str:
         """Put another worker in the place of a wedged one: it does the same step again, under the same ids. Raises
         WorkerWedgedError when that has not helped, or the old one does not let go."""
+        running = self._running.get(task_id)
+        if running is None:
+            return f"task {task_id}: it was cancelled meanwhile"
         task, live = self.memory.session.tasks[task_id], self.live(task_id)
         before, times = self._revived.get(task_id, (task, 0))
         times = times + 1 if before is task else 1
         self._revived[task_id] = (task, times)
-        running = self._running[task_id]
         running.cancel()
         await asyncio.wait([running], timeout=CANCEL_SECONDS)
+        if self._running.get(task_id) is not running:  # a person cancelled the task while we waited
+            return f"task {task_id}: it was cancelled meanwhile"
         if times > MOST_REVIVALS or not running.done():
             raise WorkerWedgedError(task_id=task_id, doing=live.sentence)
         self._start(task_id)

@@ -16,8 +16,8 @@ RECORD_SECONDS = 90.0
 """An append is given up and repeated after 30 s; three of those without a word of trouble is no waiting any more."""
 MARGIN_SECONDS = 60.0
 """Others have the same limits and act on them first: the engine's stall, the action's timeout."""
-LONGEST_FILE_ACTION_SECONDS = 600.0
-"""Of an action that names no time of its own; the limit that the tool runner gives it."""
+LONGEST_ACTION_SECONDS = 600.0
+"""Of an action that names no time of its own, unless a check may take longer: the limit that oversightd gives it."""
 
 
 def for_model(waits_in_queue: bool, stall_timeout_seconds: float) -> float:
@@ -25,8 +25,9 @@ def for_model(waits_in_queue: bool, stall_timeout_seconds: float) -> float:
     return UNLIMITED if waits_in_queue else stall_timeout_seconds + MARGIN_SECONDS
 
 
-def for_action(runs: bool, action: Mapping[str, Any]) -> float:
+def for_action(runs: bool, action: Mapping[str, Any], check_timeout_seconds: float) -> float:
     """Until the outcome; `runs` is false while it waits for a person, for room, or for oversightd."""
     if not runs:
         return UNLIMITED
-    return float(action.get("timeout_seconds") or LONGEST_FILE_ACTION_SECONDS) + MARGIN_SECONDS
+    longest = max(LONGEST_ACTION_SECONDS, check_timeout_seconds)
+    return float(action.get("timeout_seconds") or longest) + MARGIN_SECONDS

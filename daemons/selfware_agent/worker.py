@@ -166,7 +166,7 @@ class Worker:
         if waiting.approval_id:
             self._release_slot()
         self._show(waiting.sentence, approval_id=waiting.approval_id)
-        self._expect(patience.for_action(waiting.runs, self._action))
+        self._expect(patience.for_action(waiting.runs, self._action, self._limits.check_timeout_seconds))
 
     def _expect(self, seconds: float) -> None:
         """Something has just happened; the next thing happens within so many seconds, or this worker is wedged."""

@@ -129,6 +129,22 @@ def test_a_worker_that_will_not_let_go_does_not_hold_up_the_end(monkeypatch: pyt
     asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
+def test_a_task_that_is_cancelled_while_its_worker_is_replaced_stays_cancelled() -> None:
+    async def scenario() -> None:
+        one = foreman(Model(silences=99))
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        await settle()
+        said, _ = await asyncio.gather(one.revive("t"), one.cancel("t", "enough"))
+        await one.round()
+        await settle()
+        assert said == await one.revive("t") == "task t: it was cancelled meanwhile"
+        assert one.memory.session.tasks["t"].phase is Phase.CANCELLED
+        assert one.wedged() == []
+
+    asyncio.run(scenario())
+
+
 def test_workers_that_wait_for_checkpointd_are_not_wedged() -> None:
     async def scenario() -> None:
         one = foreman(Model(silences=1))
@@ -144,7 +160,8 @@ def test_workers_that_wait_for_checkpointd_are_not_wedged() -> None:
 
 def test_a_person_a_queue_and_a_long_build_have_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "MARGIN_SECONDS", 60.0)
-    assert patience.for_model(True, 120) == patience.for_action(False, {}) == patience.UNLIMITED
+    assert patience.for_model(True, 120) == patience.for_action(False, {}, 60) == patience.UNLIMITED
     assert patience.for_model(False, 120) == 180
-    assert patience.for_action(True, {"tool": "run_command", "timeout_seconds": 3600.0}) == 3660
-    assert patience.for_action(True, {"tool": "write_file"}) == 660
+    assert patience.for_action(True, {"tool": "run_command", "timeout_seconds": 3600.0}, 60) == 3660
+    assert patience.for_action(True, {"tool": "write_file"}, 60) == 660
+    assert patience.for_action(True, {"tool": "run_command"}, 1800) == 1860

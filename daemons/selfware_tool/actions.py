@@ -7,8 +7,8 @@ preserving_proto_field_name=True)`` gives it: ``{"run_command": {"argv": ["make"
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
+from .record import Any, NamedTuple
 from .refusal import RefusalError, UnsupportedKindError
 
 UNSUPPORTED = frozenset({"http_request", "self_modify", "resource_override", "finish"})

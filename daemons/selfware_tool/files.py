@@ -11,7 +11,8 @@ import json
 import os
 from binascii import crc32
 from collections.abc import Mapping
-from typing import Any
+
+from .record import Any
 
 MODE = 0o640  # an action's user writes, oversightd reads by its group; in the foreground the directory is private
 

@@ -9,7 +9,7 @@ The sandbox is made while the unit waits: the action then costs what is its own.
 pivot_root and a visible /proc/sys, which the unit's filter and ProcSubset=pid take away: docs/decisions/0007. Speaks
 bubblewrap's status protocol ({"child-pid"}, {"exit-code"}), so the runner need not know which of the two it watches.
 
-    runner ── monitor (outside; makes the namespaces, reports) ── first process (inside; mounts) ── the command
+    runner ── monitor (outside; makes the namespaces, reports) ── first process (inside) ── the command
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 from . import mounts
 from .mounts import libc
 from .process import FIRST_TO_GO, Running, swap_oom_score
+from .record import Any, NoReturn
 from .request import Limits
 from .sandbox import Mount, SandboxSpec, environment, gated
 
@@ -107,13 +106,18 @@ def _in_child(work: Callable[[], int], output_fd: int) -> None:
 
 
 def _monitor(runner: int, status_fd: int, output_fd: int, stdin_fd: int, orders_fd: int) -> int:
-    """Outside the namespaces: makes them, reports, and ends as the command did."""
+    """Outside the namespaces: makes them, reports, and stays until the runner has ended.
+
+    Somebody waits for that end, and the last process in a mount namespace takes it down before it is seen to end: 2 ms.
+    So we keep the runner's, and stay in the action's.
+    """
     _die_with_parent()
     if os.getppid() != runner:
         return SET_UP_FAILED
     _close_all_but(status_fd, output_fd, stdin_fd, orders_fd)
     os.setsid()
     _reset_signals()
+    os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     uid, gid = os.getuid(), os.getgid()
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else our own /proc/self would belong to root
     mounts.check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID), "new namespaces")
@@ -129,20 +133,35 @@ def _monitor(runner: int, status_fd: int, output_fd: int, stdin_fd: int, orders_
     os.write(status_fd, f'{{"child-pid": {child}}}\n'.encode())
     was_ready = os.read(ready_read, 1) == b"1"
     code = _status_of(os.waitpid(child, 0)[1])
-    if was_ready:
-        os.write(status_fd, f'{{"exit-code": {code}}}\n'.encode())
-    return code
+    if not was_ready:
+        return code
+    os.write(status_fd, f'{{"exit-code": {code}}}\n'.encode())
+    while True:
+        signal.pause()
 
 
 def _first_process(output_fd: int, stdin_fd: int, orders_fd: int, ready_fd: int) -> int:
-    """Process 1 inside: mounts, waits for the action, starts it, buries the dead, and ends with the command."""
+    """Process 1 inside: mounts, starts who will become the command, buries the dead, and ends with the command."""
     _die_with_parent()
     libc.prctl(_PR_SET_NAME, b"sandbox", 0, 0, 0)
     swap_oom_score(FIRST_TO_GO)  # not the monitor: without it nobody knows how the command ended
     prepared_bytes = Limits().temporary_bytes
     mounts.prepare(prepared_bytes)
+    child = os.fork()
+    if child == 0:
+        _in_child(lambda: _await_order(output_fd, stdin_fd, orders_fd, ready_fd, prepared_bytes), output_fd)
+    for fd in (stdin_fd, output_fd, orders_fd, ready_fd):
+        os.close(fd)
+    while True:
+        pid, raw = os.wait()
+        if pid == child:
+            return _status_of(raw)
+
+
+def _await_order(output_fd: int, stdin_fd: int, orders_fd: int, ready_fd: int, prepared_bytes: int) -> NoReturn:
+    """Mounts what is the action's own, and becomes its command."""
     if (order := _order(orders_fd)) is None:
-        return 0  # no action came
+        os._exit(0)  # no action came
     limits = Limits(*order["limits"])
     if limits.temporary_bytes != prepared_bytes:
         mounts.resize_temporary(limits.temporary_bytes)
@@ -150,15 +169,7 @@ def _first_process(output_fd: int, stdin_fd: int, orders_fd: int, ready_fd: int)
     mounts.show(order["workspace"], [Mount(*pin) for pin in order["pins"]], texts)
     os.write(ready_fd, b"1")
     os.close(ready_fd)
-    child = os.fork()
-    if child == 0:
-        _become(order, limits, stdin_fd, output_fd)
-    os.close(stdin_fd)
-    os.close(output_fd)
-    while True:
-        pid, raw = os.wait()
-        if pid == child:
-            return _status_of(raw)
+    _become(order, limits, stdin_fd, output_fd)
 
 
 def _order(orders_fd: int) -> dict[str, Any] | None:
@@ -172,7 +183,7 @@ def _order(orders_fd: int) -> dict[str, Any] | None:
     return order
 
 
-def _become(order: dict[str, Any], limits: Limits, stdin_fd: int, output_fd: int) -> None:
+def _become(order: dict[str, Any], limits: Limits, stdin_fd: int, output_fd: int) -> NoReturn:
     """The command itself; exec takes the last capabilities away. Never returns."""
     try:
         os.setsid()
@@ -212,9 +223,10 @@ def _exec(command: tuple[str, ...], env: dict[str, str]) -> None:
         if not letter:
             os._exit(SET_UP_FAILED)
     os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
-    with suppress(OSError):
+    try:
         os.execvpe(argv[0], argv, env)
-    os.execve("/bin/sh", ["/bin/sh", "-c", 'exec "$@"', "sh", *argv], env)
+    except OSError:
+        os.execve("/bin/sh", ["/bin/sh", "-c", 'exec "$@"', "sh", *argv], env)
 
 
 # The workspace was made by the operator, so git would refuse it to the tool's user. What makes git run programs in it

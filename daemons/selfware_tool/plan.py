@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from .actions import Action, RunCode, RunCommand
 from .files import canonical
+from .record import NamedTuple
 from .refusal import RefusalError
 from .request import PythonHome
 from .sandbox import TOOL_DIRECTORY, gated

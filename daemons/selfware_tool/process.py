@@ -12,9 +12,9 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from .output import BoundedOutput
+from .record import NamedTuple
 from .words import Ending
 
 CHUNK_BYTES = 1 << 16
@@ -79,18 +79,17 @@ class SandboxProcess:
                 self._timed_out = not self._cancelled
                 self._terminate()
                 self._stop_at = now + grace_seconds
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._drain(output)
-        return self._ending(was_killed=status < 0)
+        return self._ending(was_killed=self._report("exit-code") is None and self._was_killed())
 
     def _turn(self, output: BoundedOutput, until: float) -> bool:
-        """Answer what is ready; True once bubblewrap has ended."""
+        """Answer what is ready; True once the action has ended, as bubblewrap says or shows by its own end."""
         ended = False
         for fd, _events in self._poll.poll(max(0.0, until - time.monotonic()) * 1000 + 1):
             if fd == self._output_fd:
                 self._read_output(output)
             elif fd == self._status_fd:
-                self._read_status()
+                ended |= self._read_status()
             elif fd == self._stdin_fd:
                 self._feed()
             elif fd == self._cancel_fd:
@@ -107,8 +106,8 @@ class SandboxProcess:
         else:
             self._poll.unregister(self._output_fd)
 
-    def _read_status(self) -> None:
-        """Bubblewrap's reports: first the process id inside, in the end the exit status."""
+    def _read_status(self) -> bool:
+        """Bubblewrap's reports: first the process id inside, in the end the exit status; True with that one."""
         data = os.read(self._status_fd, CHUNK_BYTES)
         self._status_text += data
         if not data:
@@ -117,10 +116,11 @@ class SandboxProcess:
             try:
                 self._init = os.pidfd_open(init_pid)
                 self._init_pid = init_pid
+                # By now bubblewrap dies with us, so the action may begin.
+                self._poll.register(self._stdin_fd, select.POLLOUT)
             except ProcessLookupError:
-                return  # it ended already: the sandbox could not be set up
-            # By now bubblewrap dies with us, so the action may begin.
-            self._poll.register(self._stdin_fd, select.POLLOUT)
+                pass  # it ended already: the sandbox could not be set up
+        return self._report("exit-code") is not None
 
     def _report(self, name: str) -> int | None:
         for line in self._status_text.splitlines(keepends=True):
@@ -172,6 +172,9 @@ class SandboxProcess:
                 self._status_text += data
         except BlockingIOError:
             pass
+
+    def _was_killed(self) -> bool:
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]) < 0
 
     def _ending(self, *, was_killed: bool) -> Ending:
         """Without a report the action never began, unless somebody killed who would have reported."""

@@ -15,8 +15,8 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from .record import NamedTuple
 from .refusal import RefusalError
 from .sandbox import Mount
 

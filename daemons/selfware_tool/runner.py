@@ -1,7 +1,8 @@
 """Runs one effect, once. Everything about "once" is in ``main``; everything about "in a sandbox" in ``_perform``.
 
-Order of events: lock, look, ``started`` durable, run, ``result.json`` durable, end. A runner killed at any point
-leaves either no ``started`` (nothing ran; launch again) or ``started`` without result (unknown; never again).
+Order of events: lock, look, sandbox made, ``started`` durable, the action let go, ``result.json`` durable, end. A
+runner killed at any point leaves either no ``started`` (nothing ran; launch again) or ``started`` without result
+(unknown; never again). The sandbox can come first because whatever runs in it waits for its standard input.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from . import cgroup, lock
 from .actions import Action
 from .effect import EffectPaths, Result, started_record
-from .files import MODE, create_durably, replace_durably
+from .files import MODE, create_durably, replace_durably, sync_directory
 from .output import BoundedOutput
 from .plan import INSIDE, Plan, plan_for
 from .process import Running, SandboxFailedError, SandboxProcess, spawn
@@ -60,22 +61,26 @@ def run_once(
         return None
     cancel_fd = _cancellation()
     lock.sign(lock_fd)
-    started_unix_nanos = time.time_ns()
-    if not create_durably(paths.started, started_record(started_unix_nanos)):
-        return None
     group = cgroup.enter(request.effect_id, request.limits.processes)
-    result = _run(request, paths, start, cancel_fd, started_unix_nanos)
+    result = _run(request, paths, start, cancel_fd)
     report(result)
     replace_durably(paths.result, result.seal())
     return result, group
 
 
-def _run(request: Request, paths: EffectPaths, start: Start, cancel_fd: int, started_unix_nanos: int) -> Result:
+def _run(request: Request, paths: EffectPaths, start: Start, cancel_fd: int) -> Result:
+    started_unix_nanos = time.time_ns()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     output = BoundedOutput(os.open(paths.output, flags, MODE), request.limits.output_bytes)
     ending, sentence = None, ""
+
+    def begin() -> None:
+        if not create_durably(paths.started, started_record(started_unix_nanos)):
+            raise FileExistsError(paths.started)  # nobody can have made it: we hold the lock, and looked
+        sync_directory(os.path.dirname(paths.directory))  # costs nothing: the new name went to disk with ``started``
+
     try:
-        ending, sentence = _perform(request, output, start, cancel_fd)
+        ending, sentence = _perform(request, output, start, cancel_fd, begin)
     except RefusalError as error:
         sentence = f"not run: {error}"
     except SandboxFailedError:
@@ -95,8 +100,10 @@ def _run(request: Request, paths: EffectPaths, start: Start, cancel_fd: int, sta
     )
 
 
-def _perform(request: Request, output: BoundedOutput, start: Start, cancel_fd: int) -> tuple[Ending, str]:
-    """Run the action in its sandbox; how it ended, as a value and in words."""
+def _perform(
+    request: Request, output: BoundedOutput, start: Start, cancel_fd: int, begin: Callable[[], None]
+) -> tuple[Ending, str]:
+    """Run the action in its sandbox; how it ended, as a value and in words. ``begin`` is the moment before it runs."""
     action: Action = request.parse()
     workspace = resolve_workspace(request.workspace, request.forbidden)
     plan = plan_for(action, request.python, workspace)
@@ -116,6 +123,7 @@ def _perform(request: Request, output: BoundedOutput, start: Start, cancel_fd: i
         process = SandboxProcess(_start(spec, plan, start), cancel_fd)
         timeout_seconds = request.timeout_seconds()
         room = Room(workspace, request.limits.reserve_bytes)
+        begin()
         ending = process.watch(plan.stdin, output, timeout_seconds, request.limits.grace_seconds, room.is_left)
     finally:
         removed = guard.clean()

@@ -7,8 +7,7 @@ workspace, /tmp or /dev/shm is read-only.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from .record import NamedTuple
 from .request import Features, Limits, PythonHome
 
 BWRAP = "/usr/bin/bwrap"

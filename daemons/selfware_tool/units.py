@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .effect import EffectPaths
-from .files import sync_directory
 from .launcher import check, claimed
 from .probe import Probe
 from .request import Request
@@ -81,8 +80,9 @@ class Units:
         connection = self._take()
         try:
             connection.settimeout(CONNECT_SECONDS)
-            socket.send_fds(connection, [HEADER.pack(len(data))], [lock_fd])
-            connection.sendall(data)
+            whole = HEADER.pack(len(data)) + data
+            sent = socket.send_fds(connection, [whole], [lock_fd])
+            connection.sendall(memoryview(whole)[sent:])
         finally:
             connection.close()
 
@@ -117,4 +117,3 @@ def _make(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if directory.stat().st_uid == os.geteuid():
         directory.chmod(0o770)
-    sync_directory(str(directory.parent))

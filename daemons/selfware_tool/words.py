@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import NamedTuple
+
+from .record import NamedTuple
 
 
 class Ending(NamedTuple):

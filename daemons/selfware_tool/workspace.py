@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
 
 from . import repositories
+from .record import NamedTuple
 from .refusal import RefusalError
 from .sandbox import Mount, is_within
 

@@ -117,6 +117,9 @@ def test_no_way_to_have_somebody_else_run_something(box: Machine, command: str) 
         "echo x > /etc/x",
         "echo core > /proc/sys/kernel/core_pattern",
         "cat /dev/kmsg",
+        "ls /sys/class",
+        "ls /boot",
+        "ls /srv",
     ],
 )
 def test_nothing_of_anybody_else_can_be_read_or_changed(box: Machine, script: str) -> None:
@@ -129,14 +132,14 @@ def test_an_action_sees_no_process_but_its_own(box: Machine) -> None:
 
 
 def test_what_was_mounted_while_the_sandbox_waited_is_read_only_or_not_there(box: Machine) -> None:
-    mount = "mkdir -p /mnt/late && mount -t tmpfs -o mode=1777 tmpfs /mnt/late"
+    mount = "mkdir -p /opt/late && mount -t tmpfs -o mode=1777 tmpfs /opt/late"
     try:
-        action = {"run_command": {"script": "echo x > /mnt/late/f; echo x > /mnt/f; ls /mnt/late"}}
+        action = {"run_command": {"script": "echo x > /opt/late/f; echo x > /opt/f; ls /opt/late"}}
         told = installed.act(box, action, WORKSPACE, between=mount)
         assert told["output"].count("Read-only") + told["output"].count("Permission denied") == 2, told
-        assert not box.exists("/mnt/late/f")
+        assert not box.exists("/opt/late/f")
     finally:
-        box.run("umount", "/mnt/late")
+        box.run("umount", "/opt/late")
 
 
 def test_a_waiting_sandbox_that_ran_out_of_memory_is_replaced(box: Machine) -> None:

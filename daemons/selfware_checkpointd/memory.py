@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
@@ -21,7 +21,8 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
-from selfware_checkpointd.store import Store, Verdict
+from selfware_checkpointd.store import Store, Subject, Verdict
+from selfware_common.state.comparing import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,37 @@ class Memory:
         save = self.store.save
         return await asyncio.to_thread(save, session_id, level, sequence, state, label, now, check, expected_hash)
 
+    def save_now(self, subject: Subject, epoch: int, state: bytes | memoryview) -> CheckpointInfo:
+        """The same, blocking: for a thread. The subject's time is ours."""
+        self.sessions.check(subject.session_id, epoch)
+        return self.store.save(
+            subject.session_id,
+            subject.level,
+            subject.sequence,
+            state,
+            subject.label,
+            self._clock(),
+            lambda: self.sessions.check(subject.session_id, epoch),
+        )
+
+    def save_change(
+        self,
+        subject: Subject,
+        epoch: int,
+        base_id: str,
+        spans: Sequence[Span],
+        fresh: Sequence[memoryview],
+        root: bytes,
+    ) -> CheckpointInfo:
+        """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread."""
+        self.sessions.check(subject.session_id, epoch)
+        stamped = replace(subject, now_unix_nanos=self._clock())
+
+        def check() -> None:
+            self.sessions.check(subject.session_id, epoch)
+
+        return self.store.save_change(stamped, base_id, spans, fresh, root, check)
+
     async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
         """A verified state."""
         return await asyncio.to_thread(self.store.load, checkpoint_id)
@@ -128,6 +160,7 @@ class Memory:
             await door.close()
         for journal in self._journals.values():
             journal.close()
+        self.store.close()
 
     def journal(self, session_id: str) -> Journal:
         """The session's journal, opened on first use (blocking: for a thread)."""

@@ -1,7 +1,9 @@
 """Checkpoints: a state goes in as bytes, comes out as the same bytes or not at all.
 
-The idea: cut the state by its content, keep each chunk once, write what is new as one pack with one fdatasync. A
-chunk is believed only if its BLAKE3 fits, and a state only if the hash over all of it fits too.
+The idea: cut the state by its content, keep each chunk once, write what is new as one pack with one fdatasync. What
+did not change since the session's last checkpoint is recognised by its hashes, or the client says so (``save_change``)
+and proves it with the root over all chunk digests. A chunk is believed only if its BLAKE3 fits, and a state only if
+its root fits too.
 
 Owns the directory ``checkpoints/`` through ``catalog``. Thread-safe: one call at a time. Never looks into a state,
 never decides which checkpoints may go (``retention`` does), never logs: ``opened`` says what is damaged.
@@ -11,30 +13,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
 from blake3 import blake3
 
+from selfware_checkpointd.assembling import Assembler
 from selfware_checkpointd.catalog import Catalog
-from selfware_checkpointd.chunking import Chunker
-from selfware_checkpointd.comparing import Comparer
+from selfware_checkpointd.chunklist import ChunkList, Newest
 from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    UnknownBaseError,
     UnusableStateError,
     disk_error,
 )
-from selfware_checkpointd.files import Sync, make_directory, write_durably
-from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, encode_manifest, runs_of
-from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group, encode_header
+from selfware_checkpointd.files import Sync, make_directory
+from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
+from selfware_checkpointd.packing import Chunk, Packer
 from selfware_checkpointd.retention import beyond_newest
+from selfware_common.state.chunking import Chunker
+from selfware_common.state.comparing import Span, compare, places, root_of, same_by_hash
 
-COMPRESSION_LEVEL = 3
-CACHED_GROUPS = 64
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,60 +49,91 @@ class Verdict:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a checkpoint is of."""
+
+    session_id: str
+    level: Level
+    sequence: int
+    label: str
+    now_unix_nanos: int
+
+
 class Store:
     """All checkpoints of all sessions."""
 
     def __init__(self, directory: Path, sync: Sync = os.fdatasync) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack."""
-        self._comparer = Comparer(Chunker())
-        self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
-        self._sync = sync
+        self._chunker = Chunker()
         self._lock = threading.RLock()
+        self._newest = Newest()
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
+            self._packer = Packer(self._catalog.path_of, sync)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
+        self._assembler = Assembler(self._catalog)
         self.opened = [verdict.problem for verdict in self.unreadable()]
+        if self._catalog.cut_off:
+            self.opened.append(self._catalog.cut_off)
 
     def save(
         self,
         session_id: str,
         level: Level,
         sequence: int,
-        state: bytes | bytearray,
+        state: bytes | bytearray | memoryview,
         label: str,
         now_unix_nanos: int,
-        before_commit: Callable[[], None] | None = None,
+        before_commit: Check | None = None,
         expected_hash: bytes | None = None,
     ) -> CheckpointInfo:
         """Durable on return. The same state for the same event and level again gives the same checkpoint.
 
-        The state is kept in memory to compare the next one with: the caller must not change it afterwards.
         before_commit is called when all is written and nothing is visible yet; what it raises undoes the save.
-        A client that died in the middle ends its stream like one that is done: expected_hash can tell.
+        A client that died in the middle ends its stream like one that is done: expected_hash (BLAKE3-256 of the state)
+        can tell.
+        """
+        if expected_hash is not None and blake3(state).digest() != expected_hash:
+            raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
+        with self._lock:
+            base = self._base_of(session_id, level)
+            view = memoryview(state)
+            cut, spans = compare(self._chunker, view, base.cut, same_by_hash(view, base.cut))
+            fresh = [
+                (cut.digests[n], view[cut.starts[n] : cut.starts[n + 1]])
+                for first, count in places(spans)
+                for n in range(first, first + count)
+            ]
+            subject = Subject(session_id, level, sequence, label, now_unix_nanos)
+            return self._save(subject, base, spans, fresh, cut.root(), before_commit)
+
+    def save_change(
+        self,
+        subject: Subject,
+        base_id: str,
+        spans: Sequence[Span],
+        fresh: Sequence[memoryview],
+        root: bytes,
+        before_commit: Check | None = None,
+    ) -> CheckpointInfo:
+        """The same for a client that kept the state before: only what is new comes. Durable on return.
+
+        base_id: the checkpoint that the spans speak of, "" for none. Raises UnknownBaseError if that is gone or
+        damaged: send everything then. Raises UnusableStateError if the whole does not have this root.
         """
         with self._lock:
-            digest = blake3(state).digest()
-            if expected_hash is not None and digest != expected_hash:
-                raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
-            for info in self.checkpoints(session_id):
-                if (info.level, info.sequence, info.state_hash) == (level, sequence, digest):
-                    return info
-            number = self._catalog.next_number()
-            draft = CheckpointInfo(number, session_id, level, sequence, now_unix_nanos, len(state), 0, digest, label)
-            return self._write(draft, state, before_commit)
+            base = self._named_base(base_id, subject.session_id)
+            hashed = [(blake3(data).digest(), data) for data in fresh]
+            return self._save(subject, base, spans, hashed, root, before_commit)
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
         with self._lock:
             info = self.find(prefix)
-            state = self._assemble(info)
-            if blake3(state).digest() != info.state_hash:
-                raise CheckpointCorruptError(
-                    checkpoint_id=info.checkpoint_id, problem="the whole state does not match its hash"
-                )
-            return info, state
+            return info, self._assembler.state(info)
 
     def find(self, prefix: str) -> CheckpointInfo:
         """The checkpoint with this id or the only one whose id begins like this."""
@@ -125,10 +159,11 @@ class Store:
 
     def latest(self, session_id: str) -> CheckpointInfo:
         """The newest readable one; its chunks are not checked here."""
-        infos = self.checkpoints(session_id)
-        if not infos:
+        with self._lock:
+            info = self._catalog.latest(session_id)
+        if info is None:
             raise CheckpointNotFoundError(checkpoint_id=f"of session {session_id}")
-        return infos[0]
+        return info
 
     def unreadable(self, session_id: str = "") -> list[Verdict]:
         """Checkpoints whose own record is damaged, newest first; one of unknown session counts for every session."""
@@ -164,6 +199,8 @@ class Store:
             try:
                 if doomed:
                     self._catalog.retire([info.number for info in doomed])
+                    for info in doomed:
+                        self._newest.forget(info.number)
                 freed = self._catalog.sweep()
             except OSError as error:
                 raise disk_error(error, "the checkpoint directory", self._catalog.directory) from error
@@ -178,101 +215,96 @@ class Store:
                 return [other for other in doomed if other is not info]
         return []
 
-    def _write(
-        self, draft: CheckpointInfo, state: bytes | bytearray, before_commit: Callable[[], None] | None
+    def close(self) -> None:
+        """Everything acknowledged is durable already."""
+        self._packer.close()
+
+    def _save(
+        self,
+        subject: Subject,
+        base: ChunkList,
+        spans: Sequence[Span],
+        fresh: Sequence[Chunk],
+        root: bytes,
+        check: Check | None,
     ) -> CheckpointInfo:
-        """Cut, compress what is new, write one pack."""
-        header = encode_header(draft.number, draft.session_id)
-        heads: list[bytes] = []
-        pieces: list[bytes] = [header]
-        groups: list[Group] = []
-        waiting: list[tuple[bytes, memoryview]] = []
-        places: list[tuple[int, int]] = []
-        fresh: dict[bytes, tuple[int, int]] = {}
-        offset, waiting_bytes = len(header), 0
-
-        def close_group() -> None:
-            nonlocal offset, waiting_bytes
-            first = len(fresh) - len(waiting)
-            head, frame = encode_group(waiting, first, self._compressor)
-            hashes, lengths = tuple(d for d, _ in waiting), tuple(len(c) for _, c in waiting)
-            groups.append(Group(offset + len(head), len(frame), first, hashes, lengths))
-            heads.append(head)
-            pieces.extend((head, frame))
-            offset += len(head) + len(frame)
-            waiting.clear()
-            waiting_bytes = 0
-
-        known = self._catalog.places
-        for digest, chunk in self._comparer.cut(state):
-            place = known.get(digest) or fresh.get(digest)
-            if place is None:
-                if waiting_bytes + len(chunk) > GROUP_BYTES and waiting:
-                    close_group()
-                place = fresh[digest] = (draft.number, len(fresh))
-                waiting.append((digest, chunk))
-                waiting_bytes += len(chunk)
-            places.append(place)
-        if waiting:
-            close_group()
-        manifest = self._compressor.compress(encode_manifest(draft, runs_of(places)))
-        pieces.append(encode_end(header, heads, manifest, offset))
-        path = self._catalog.path_of(draft.number)
+        """Find a place for every chunk, write those that have none."""
+        number = self._catalog.next_number()
+        chunks, new = _placed(base, spans, fresh, self._catalog.places, number)
+        if root_of(chunks.cut.digests) != root:
+            raise UnusableStateError(problem="its chunks do not make up the state that the client has")
+        known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
+        if known is not None:
+            return known
+        draft = CheckpointInfo(
+            number, subject.session_id, subject.level, subject.sequence, subject.now_unix_nanos,
+            chunks.cut.starts[-1], 0, root, subject.label,
+        )  # fmt: skip
+        path = self._catalog.path_of(number)
         try:
-            size = write_durably(path, [b"".join(pieces)], self._sync, before_commit)
+            info, groups = self._packer.write(draft, new, chunks.runs, check)
         except OSError as error:
-            raise disk_error(error, f"a checkpoint of session {draft.session_id}", path.parent) from error
-        info = replace(draft, stored_bytes=size)
+            raise disk_error(error, f"a checkpoint of session {subject.session_id}", path.parent) from error
         self._catalog.add(path, info, groups)
+        self._newest.put(number, chunks)
         return info
 
-    def _assemble(self, info: CheckpointInfo) -> bytes:
+    def _base_of(self, session_id: str, level: Level) -> ChunkList:
+        """What a state of this level is compared with: the newest one, or nothing."""
+        info = self._catalog.latest(session_id, level) or self._catalog.latest(session_id)
+        return (self._chunks_of(info.number) if info else None) or ChunkList()
+
+    def _named_base(self, base_id: str, session_id: str) -> ChunkList:
+        if not base_id:
+            return ChunkList()
         try:
-            runs = self._catalog.runs_of(info.number)
-        except ValueError as error:
-            raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=str(error)) from error
-        cache: dict[tuple[int, int], list[bytes | None]] = {}
-        pieces: list[bytes] = []
-        for run in runs:
-            self._read_run(info, run, cache, pieces)
-        return b"".join(pieces)
+            info = self.find(base_id)
+        except (CheckpointNotFoundError, CheckpointCorruptError) as error:
+            raise UnknownBaseError(checkpoint_id=base_id) from error
+        chunks = self._chunks_of(info.number) if info.session_id == session_id else None
+        if chunks is None:
+            raise UnknownBaseError(checkpoint_id=base_id)
+        return chunks
 
-    def _read_run(
-        self,
-        info: CheckpointInfo,
-        run: Run,
-        cache: dict[tuple[int, int], list[bytes | None]],
-        pieces: list[bytes],
-    ) -> None:
-        pack = self._catalog.packs.get(run.pack)
-        if pack is None:
-            problem = f"{checkpoint_id(run.pack)}, which holds {run.count} of its chunks, is missing"
-            raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)
-        index, end = run.first, run.first + run.count
-        while index < end:
-            group = pack.group_of(index)
-            if group is None:
-                problem = f"chunk {index} of {checkpoint_id(run.pack)} is missing"
-                raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)
-            chunks = cache.get((run.pack, group.first))
-            if chunks is None:
-                while len(cache) >= CACHED_GROUPS:
-                    del cache[next(iter(cache))]
-                chunks = cache[(run.pack, group.first)] = self._catalog.unpack(run.pack, group)
-            stop = min(end, group.first + len(chunks))
-            for at in range(index - group.first, stop - group.first):
-                chunk = chunks[at]
-                pieces.append(self._other_copy(info, run.pack, group, at) if chunk is None else chunk)
-            index = stop
+    def _chunks_of(self, number: int) -> ChunkList | None:
+        """A checkpoint's chunks; None if some are gone, or known to be damaged: they have to come again."""
+        chunks = self._newest.get(number)
+        if chunks is None:
+            try:
+                chunks = self._catalog.chunks_of(number)
+            except ValueError:
+                return None
+            self._newest.put(number, chunks)
+        return None if self._catalog.lost and chunks.touches(self._catalog.lost) else chunks
 
-    def _other_copy(self, info: CheckpointInfo, number: int, group: Group, at: int) -> bytes:
-        """The same chunk as a later save stored it again, after the damage was noticed."""
-        digest = group.hashes[at]
-        place = self._catalog.places.get(digest)
-        if place is not None and place != (number, group.first + at):
-            other = self._catalog.packs[place[0]].group_of(place[1])
-            chunk = self._catalog.unpack(place[0], other)[place[1] - other.first] if other else None
-            if chunk is not None:
-                return chunk
-        problem = f"chunk {digest.hex()[:16]} in {checkpoint_id(number)} does not match its hash"
-        raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)
+
+def _placed(
+    base: ChunkList,
+    spans: Sequence[Span],
+    fresh: Sequence[Chunk],
+    places: Mapping[bytes, tuple[int, int]],
+    number: int,
+) -> tuple[ChunkList, list[Chunk]]:
+    """The new state's chunks with their places, and those that this pack has to hold."""
+    chunks, new = ChunkList(), list[Chunk]()
+    own: dict[bytes, int] = {}
+    at = 0
+    for span in spans:
+        if span.before >= 0:
+            try:
+                chunks.take(base, span.before, span.count)
+            except IndexError as error:
+                raise UnusableStateError(problem=f"it names chunks that its base does not have: {error}") from error
+            continue
+        for digest, data in fresh[at : at + span.count]:
+            place = places.get(digest)
+            if place is None:
+                if digest not in own:
+                    own[digest] = len(new)
+                    new.append((digest, data))
+                place = (number, own[digest])
+            chunks.add(digest, len(data), *place)
+        at += span.count
+    if at != len(fresh):
+        raise UnusableStateError(problem=f"{len(fresh)} new chunks came, and {at} were announced")
+    return chunks, new

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from blake3 import blake3
 
-from selfware_checkpointd.chunking import Chunker
-from selfware_checkpointd.comparing import Comparer
+from selfware_common.state.chunking import Chunker
+from selfware_common.state.comparing import Comparer, compare, same_by_hash
 from tests.bench.workload import Session
 
 
@@ -17,9 +18,17 @@ def scanned(state: bytes) -> list[tuple[bytes, int]]:
 
 
 def compared(comparer: Comparer, state: bytes) -> list[tuple[bytes, int]]:
-    pieces = comparer.cut(state)
-    assert b"".join(bytes(data) for _, data in pieces) == state
-    return [(digest, len(data)) for digest, data in pieces]
+    before = comparer.before
+    by_hash = compare(Chunker(), state, before, same_by_hash(memoryview(state), before))
+    cut, spans = comparer.cut(state)
+    assert by_hash == (cut, spans), "with the hashes alone it is the same"
+    assert sum(span.count for span in spans) == len(cut.digests)
+    at = 0
+    for span in spans:
+        if span.before >= 0:
+            assert cut.digests[at : at + span.count] == before.digests[span.before : span.before + span.count]
+        at += span.count
+    return list(zip(cut.digests, [end - start for start, end in pairwise(cut.starts)], strict=True))
 
 
 def changed(state: bytes, chance: random.Random) -> bytes:
@@ -55,3 +64,10 @@ def test_short_states_and_the_last_chunk_are_never_taken_over_wrongly(size: int)
     comparer, data = Comparer(Chunker()), random.Random(1).randbytes(size)
     for state in (data, data + b"x", data, data + data, b"", data):
         assert compared(comparer, state) == scanned(state)
+
+
+def test_what_did_not_change_is_one_span() -> None:
+    comparer, data = Comparer(Chunker()), random.Random(1).randbytes(3_000_000)
+    comparer.cut(data)
+    _, spans = comparer.cut(data[:1_500_000] + b"an edit" + data[1_500_000:])
+    assert [span.before < 0 for span in spans] == [False, True, False]

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from selfware_common import sockets
 from selfware_common.errors import SelfwareError
 from selfware_common.state import wire
 from selfware_common.state.comparing import Span
+from selfware_common.state.scanning import WINDOW_BYTES, Window
 
 LOG = logging.getLogger("selfware-checkpointd")
 KEPT_BYTES = 64 * 1024 * 1024  # of memory that a state came in, for the next one: fresh memory costs more than the copy
@@ -115,7 +116,7 @@ class _Connection:
             call = calls[head["call"]]
         except KeyError:
             raise ValueError("a call that there is not") from None
-        pieces: list[bytes] = []
+        pieces: list[memoryview] = []
         try:
             told = call(head, body, file, pieces)
         except UnknownBaseError:
@@ -128,7 +129,7 @@ class _Connection:
             body.release()
         wire.send(self._connection, told, pieces)
 
-    def _save(self, head: dict[str, Any], body: memoryview, _file: int, _pieces: list[bytes]) -> dict[str, Any]:
+    def _save(self, head: dict[str, Any], body: memoryview, _file: int, _pieces: list[memoryview]) -> dict[str, Any]:
         fresh, at = [], 0
         for length in head["lengths"]:
             fresh.append(body[at : at + length])
@@ -142,34 +143,27 @@ class _Connection:
         self._saved()
         return {"checkpoint": _told(info)}
 
-    def _put(self, head: dict[str, Any], body: memoryview, file: int, _pieces: list[bytes]) -> dict[str, Any]:
-        state = body
+    def _put(self, head: dict[str, Any], body: memoryview, file: int, _pieces: list[memoryview]) -> dict[str, Any]:
+        window = Window.over(body)
         if file >= 0:
             size = os.fstat(file).st_size
             if size > self._max_state_bytes:
                 problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
                 raise UnusableStateError(problem=problem)
-            state = self._space(size)
-            try:
-                complete = _read_whole(file, state) == size
-            except OSError as error:
-                raise UnusableStateError(problem=f"its file cannot be read: {error.strerror}") from error
-            if not complete:
-                raise UnusableStateError(problem="its file became shorter while it was read")
-        info = self._memory.save_now(_subject(head), int(head["epoch"]), state)
-        state.release()
+            window = Window(size, lambda room, at: _read(file, room, at), self._space(min(size, WINDOW_BYTES)))
+        info = self._memory.save_from(_subject(head), int(head["epoch"]), window)
         self._saved()
         return {"checkpoint": _told(info)}
 
-    def _get(self, head: dict[str, Any], _body: memoryview, file: int, pieces: list[bytes]) -> dict[str, Any]:
-        info, state = self._memory.store.load(str(head["checkpoint_id"]))
-        if file >= 0:
-            try:
-                _write_whole(file, state)
-            except OSError as error:
-                raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
-        else:
-            pieces.append(state)
+    def _get(self, head: dict[str, Any], _body: memoryview, file: int, pieces: list[memoryview]) -> dict[str, Any]:
+        with self._memory.store.reading(str(head["checkpoint_id"])) as (info, found):
+            if file < 0:
+                pieces += found
+            else:
+                try:
+                    _write(file, found)
+                except OSError as error:
+                    raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
         return {"checkpoint": _told(info)}
 
     def _space(self, size: int) -> memoryview:
@@ -205,15 +199,19 @@ def _told(info: CheckpointInfo) -> dict[str, Any]:
     }
 
 
-def _read_whole(file: int, into: memoryview) -> int:
+def _read(file: int, room: memoryview, at: int) -> int:
+    try:
+        return os.preadv(file, [room], at)
+    except OSError as error:
+        raise UnusableStateError(problem=f"its file cannot be read: {error.strerror}") from error
+
+
+def _write(file: int, pieces: Iterable[memoryview]) -> None:
     at = 0
-    while at < len(into) and (size := os.preadv(file, [into[at:]], at)):
-        at += size
-    return at
-
-
-def _write_whole(file: int, state: bytes) -> None:
-    view, at = memoryview(state), 0
-    while at < len(view):
-        at += os.pwrite(file, view[at:], at)
-    os.ftruncate(file, len(view))
+    for piece in pieces:
+        rest = piece
+        while rest:
+            size = os.pwrite(file, rest, at)
+            rest = rest[size:]
+            at += size
+    os.ftruncate(file, at)

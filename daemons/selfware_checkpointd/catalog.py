@@ -133,12 +133,17 @@ class Catalog:
                 chunks = unpack_group(file, group)
             finally:
                 os.close(file)
-        for index, (digest, chunk) in enumerate(zip(group.hashes, chunks, strict=True), group.first):
-            if chunk is None:
-                self.lost.setdefault(number, set()).add(index)
-                if self.places.get(digest) == (number, index):
-                    del self.places[digest]
+        self.forget([(number, index) for index, chunk in enumerate(chunks, group.first) if chunk is None])
         return chunks
+
+    def forget(self, damaged: Sequence[tuple[int, int]]) -> None:
+        """These chunks (pack, number in it) are not what their hashes say: the next save stores them again."""
+        for number, index in damaged:
+            self.lost.setdefault(number, set()).add(index)
+            pack = self.packs.get(number)
+            group = pack.group_of(index) if pack else None
+            if group is not None and self.places.get(group.hashes[index - group.first]) == (number, index):
+                del self.places[group.hashes[index - group.first]]
 
     def retire(self, numbers: Sequence[int]) -> None:
         """These checkpoints are gone; their chunks stay until ``sweep``."""

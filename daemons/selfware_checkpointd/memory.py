@@ -23,6 +23,7 @@ from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import Store, Subject, Verdict
 from selfware_common.state.comparing import Span
+from selfware_common.state.scanning import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +102,11 @@ class Memory:
         save = self.store.save
         return await asyncio.to_thread(save, session_id, level, sequence, state, label, now, check, expected_hash)
 
-    def save_now(self, subject: Subject, epoch: int, state: bytes | memoryview) -> CheckpointInfo:
-        """The same, blocking: for a thread. The subject's time is ours."""
+    def save_from(self, subject: Subject, epoch: int, window: Window) -> CheckpointInfo:
+        """The same from a source that is read as it is saved; blocking: for a thread. The subject's time is ours."""
         self.sessions.check(subject.session_id, epoch)
-        return self.store.save(
-            subject.session_id,
-            subject.level,
-            subject.sequence,
-            state,
-            subject.label,
-            self._clock(),
-            lambda: self.sessions.check(subject.session_id, epoch),
-        )
+        stamped = replace(subject, now_unix_nanos=self._clock())
+        return self.store.save_from(stamped, window, lambda: self.sessions.check(subject.session_id, epoch))
 
     def save_change(
         self,

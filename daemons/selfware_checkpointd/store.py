@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,12 @@ from selfware_checkpointd.errors import (
 )
 from selfware_checkpointd.files import Sync, make_directory
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
-from selfware_checkpointd.packing import Chunk, Packer
+from selfware_checkpointd.packing import Packer
+from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.retention import beyond_newest
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import Span, compare, places, root_of, same_by_hash
+from selfware_common.state.comparing import Span, root_of
+from selfware_common.state.scanning import Found, ShorterError, Window, scan
 
 Check = Callable[[], None]
 
@@ -68,6 +71,7 @@ class Store:
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
+        self._readers = 0
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
@@ -98,17 +102,14 @@ class Store:
         """
         if expected_hash is not None and blake3(state).digest() != expected_hash:
             raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
+        subject = Subject(session_id, level, sequence, label, now_unix_nanos)
+        return self.save_from(subject, Window.over(memoryview(state)), before_commit)
+
+    def save_from(self, subject: Subject, window: Window, before_commit: Check | None = None) -> CheckpointInfo:
+        """The same from a source of which little is in memory at a time. Raises UnusableStateError if it ends early."""
         with self._lock:
-            base = self._base_of(session_id, level)
-            view = memoryview(state)
-            cut, spans = compare(self._chunker, view, base.cut, same_by_hash(view, base.cut))
-            fresh = [
-                (cut.digests[n], view[cut.starts[n] : cut.starts[n + 1]])
-                for first, count in places(spans)
-                for n in range(first, first + count)
-            ]
-            subject = Subject(session_id, level, sequence, label, now_unix_nanos)
-            return self._save(subject, base, spans, fresh, cut.root(), before_commit)
+            base = self._base_of(subject.session_id, subject.level)
+            return self._save(subject, base, scan(self._chunker, window, base.cut), None, before_commit)
 
     def save_change(
         self,
@@ -126,14 +127,30 @@ class Store:
         """
         with self._lock:
             base = self._named_base(base_id, subject.session_id)
-            hashed = [(blake3(data).digest(), data) for data in fresh]
-            return self._save(subject, base, spans, hashed, root, before_commit)
+            known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
+            return known or self._save(subject, base, hashed(spans, fresh), root, before_commit)
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
+        with self.reading(prefix) as (info, pieces):
+            return info, b"".join(pieces)
+
+    @contextmanager
+    def reading(self, prefix: str) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
+        """The same in verified pieces, without holding anybody up: only deleting waits until we are done.
+
+        CheckpointCorruptError may come in the middle.
+        """
         with self._lock:
             info = self.find(prefix)
-            return info, self._assembler.state(info)
+            plan = self._assembler.plan(info)
+            self._readers += 1
+        try:
+            yield info, self._assembler.pieces(plan, self._other_copy)
+        finally:
+            with self._lock:
+                self._readers -= 1
+                self._catalog.forget(plan.damaged)
 
     def find(self, prefix: str) -> CheckpointInfo:
         """The checkpoint with this id or the only one whose id begins like this."""
@@ -176,12 +193,13 @@ class Store:
 
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""
-        with self._lock:
-            try:
-                info, _ = self.load(prefix)
-            except CheckpointCorruptError as error:
-                return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
-            return Verdict(info.checkpoint_id, True, "")
+        try:
+            with self.reading(prefix) as (info, pieces):
+                for _ in pieces:
+                    pass
+        except CheckpointCorruptError as error:
+            return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
+        return Verdict(info.checkpoint_id, True, "")
 
     def verify_all(self, session_id: str = "") -> list[Verdict]:
         """Read and check every checkpoint, newest first."""
@@ -191,6 +209,8 @@ class Store:
     def retain(self, keep: Mapping[Level, int]) -> str:
         """Delete all but the newest of each level and session, but never the only intact one; one sentence."""
         with self._lock:
+            if self._readers:
+                return "deleted nothing, because checkpoints are being read"
             doomed: list[CheckpointInfo] = []
             infos = self.checkpoints()
             for session_id in sorted({info.session_id for info in infos}):
@@ -218,36 +238,51 @@ class Store:
     def close(self) -> None:
         """Everything acknowledged is durable already."""
         self._packer.close()
+        self._assembler.close()
 
     def _save(
-        self,
-        subject: Subject,
-        base: ChunkList,
-        spans: Sequence[Span],
-        fresh: Sequence[Chunk],
-        root: bytes,
-        check: Check | None,
+        self, subject: Subject, base: ChunkList, found: Iterable[Found], root: bytes | None, check: Check | None
     ) -> CheckpointInfo:
-        """Find a place for every chunk, write those that have none."""
+        """Find a place for every chunk, write those that have none. root: what the client says it is."""
         number = self._catalog.next_number()
-        chunks, new = _placed(base, spans, fresh, self._catalog.places, number)
-        if root_of(chunks.cut.digests) != root:
-            raise UnusableStateError(problem="its chunks do not make up the state that the client has")
-        known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
-        if known is not None:
-            return known
-        draft = CheckpointInfo(
-            number, subject.session_id, subject.level, subject.sequence, subject.now_unix_nanos,
-            chunks.cut.starts[-1], 0, root, subject.label,
-        )  # fmt: skip
         path = self._catalog.path_of(number)
         try:
-            info, groups = self._packer.write(draft, new, chunks.runs, check)
+            pack = self._packer.begin(number, subject.session_id)
+            try:
+                chunks = placed(base, found, self._catalog.places, number, pack)
+                own_root = root_of(chunks.cut.digests)
+                if root not in (None, own_root):
+                    raise UnusableStateError(problem="its chunks do not make up the state that the client has")
+                known = self._catalog.same(subject.session_id, subject.level, subject.sequence, own_root)
+                if known is None:
+                    draft = CheckpointInfo(
+                        number, subject.session_id, subject.level, subject.sequence, subject.now_unix_nanos,
+                        chunks.cut.starts[-1], 0, own_root, subject.label,
+                    )  # fmt: skip
+                    info = pack.finish(draft, chunks.runs, check)
+            except BaseException:
+                pack.undo()
+                raise
+            if known is not None:
+                pack.undo()
+                return known
+        except ShorterError:
+            raise UnusableStateError(problem="its file became shorter while it was read") from None
         except OSError as error:
             raise disk_error(error, f"a checkpoint of session {subject.session_id}", path.parent) from error
-        self._catalog.add(path, info, groups)
+        self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
+
+    def _other_copy(self, digest: bytes) -> bytes | None:
+        """A damaged chunk as a later save stored it again."""
+        with self._lock:
+            place = self._catalog.places.get(digest)
+            pack = self._catalog.packs.get(place[0]) if place else None
+            group = pack.group_of(place[1]) if place and pack else None
+            if place is None or group is None:
+                return None
+            return self._catalog.unpack(place[0], group)[place[1] - group.first]
 
     def _base_of(self, session_id: str, level: Level) -> ChunkList:
         """What a state of this level is compared with: the newest one, or nothing."""
@@ -276,35 +311,3 @@ class Store:
                 return None
             self._newest.put(number, chunks)
         return None if self._catalog.lost and chunks.touches(self._catalog.lost) else chunks
-
-
-def _placed(
-    base: ChunkList,
-    spans: Sequence[Span],
-    fresh: Sequence[Chunk],
-    places: Mapping[bytes, tuple[int, int]],
-    number: int,
-) -> tuple[ChunkList, list[Chunk]]:
-    """The new state's chunks with their places, and those that this pack has to hold."""
-    chunks, new = ChunkList(), list[Chunk]()
-    own: dict[bytes, int] = {}
-    at = 0
-    for span in spans:
-        if span.before >= 0:
-            try:
-                chunks.take(base, span.before, span.count)
-            except IndexError as error:
-                raise UnusableStateError(problem=f"it names chunks that its base does not have: {error}") from error
-            continue
-        for digest, data in fresh[at : at + span.count]:
-            place = places.get(digest)
-            if place is None:
-                if digest not in own:
-                    own[digest] = len(new)
-                    new.append((digest, data))
-                place = (number, own[digest])
-            chunks.add(digest, len(data), *place)
-        at += span.count
-    if at != len(fresh):
-        raise UnusableStateError(problem=f"{len(fresh)} new chunks came, and {at} were announced")
-    return chunks, new

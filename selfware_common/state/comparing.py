@@ -111,27 +111,6 @@ def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same
     return same
 
 
-def same_by_hash(new: memoryview, before: Cut) -> Same:
-    """The answer for ``compare`` where only the hashes of the state before are left."""
-    starts, digests = before.starts, before.digests
-
-    def same(at: int, number: int, most: int) -> int:
-        count, stride = 0, 8
-        shift = at - starts[number]
-        while count < most:
-            first, last = number + count, number + count + min(stride, most - count)
-            if starts[first] + shift >= len(new):
-                break
-            for index in range(first, last):
-                if blake3(new[starts[index] + shift : starts[index + 1] + shift]).digest() != digests[index]:
-                    return index - number
-            count = last - number
-            stride *= 2
-        return count
-
-    return same
-
-
 def places(spans: list[Span]) -> list[tuple[int, int]]:
     """(first chunk, count) of what is new, in chunks of the new state."""
     found, at = [], 0

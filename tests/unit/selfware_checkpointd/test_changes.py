@@ -44,8 +44,8 @@ def test_of_a_change_only_what_is_new_has_to_come(tmp_path: Path) -> None:
         ([Span(0, 1)], [], "do not make up the state"),
         ([Span(0, 10_000)], [], "chunks that its base does not have"),
         ([Span(0, 0)], [], "chunks that its base does not have"),
-        ([Span(-1, 1)], [], "1 were announced"),
-        ([], [b"x"], "0 were announced"),
+        ([Span(-1, 1)], [], "1 new chunks were announced, and 0 came"),
+        ([], [b"x"], "more new chunks came than were announced"),
     ],
 )
 def test_a_change_that_does_not_fit_is_refused(

@@ -9,7 +9,8 @@ import pytest
 from blake3 import blake3
 
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import Comparer, compare, same_by_hash
+from selfware_common.state.comparing import Comparer, Cut
+from selfware_common.state.scanning import ShorterError, Window, scan
 from tests.bench.workload import Session
 
 
@@ -17,11 +18,31 @@ def scanned(state: bytes) -> list[tuple[bytes, int]]:
     return [(blake3(chunk).digest(), len(chunk)) for chunk in Chunker().cut(memoryview(state))]
 
 
+def small_window(state: bytes) -> Window:
+    def read(room: memoryview, at: int) -> int:
+        some = state[at : at + min(len(room), 50_000)]
+        room[: len(some)] = some
+        return len(some)
+
+    return Window(len(state), read, memoryview(bytearray(200_000)))
+
+
+def by_hash(window: Window, before: Cut) -> Cut:
+    cut = Cut()
+    for span, fresh in scan(Chunker(), window, before):
+        if span.before >= 0:
+            cut.take(before, span.before, span.count)
+        for digest, data in fresh:
+            assert blake3(data).digest() == digest
+            cut.add(digest, len(data))
+    return cut
+
+
 def compared(comparer: Comparer, state: bytes) -> list[tuple[bytes, int]]:
     before = comparer.before
-    by_hash = compare(Chunker(), state, before, same_by_hash(memoryview(state), before))
     cut, spans = comparer.cut(state)
-    assert by_hash == (cut, spans), "with the hashes alone it is the same"
+    for window in (Window.over(memoryview(state)), small_window(state)):
+        assert by_hash(window, before) == cut, "with the hashes alone it is the same"
     assert sum(span.count for span in spans) == len(cut.digests)
     at = 0
     for span in spans:
@@ -71,3 +92,8 @@ def test_what_did_not_change_is_one_span() -> None:
     comparer.cut(data)
     _, spans = comparer.cut(data[:1_500_000] + b"an edit" + data[1_500_000:])
     assert [span.before < 0 for span in spans] == [False, True, False]
+
+
+def test_a_source_that_ends_early_is_noticed() -> None:
+    with pytest.raises(ShorterError):
+        list(scan(Chunker(), Window(1000, lambda _room, _at: 0), Cut()))

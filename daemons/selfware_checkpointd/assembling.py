@@ -27,6 +27,8 @@ GROUPS_AHEAD = 4
 
 Key = tuple[int, int]
 """Pack, first chunk of a group."""
+Unpacked = tuple[memoryview, list[int], set[int]]
+"""A group's bytes, where its chunks begin, and which of the wanted ones are not what their hash says."""
 OtherCopy = Callable[[bytes], bytes | None]
 """The chunk with this hash from another place, if there is one."""
 
@@ -78,7 +80,7 @@ class Assembler:
         """The state in order, checked. CheckpointCorruptError in the middle if a chunk is not what its hash says and
         there is no other copy; ``plan.damaged`` names those that were not."""
         coming = iter(plan.groups)
-        ready: dict[Key, Future[tuple[memoryview, list[int], set[int]]]] = {}
+        ready: dict[Key, Future[Unpacked]] = {}
         uses = {key: len(ranges) for key, ranges in plan.wanted.items()}
         for _ in range(GROUPS_AHEAD):
             self._fetch(plan, next(coming, None), ready)
@@ -124,9 +126,7 @@ class Assembler:
             index = group.first + stop
         return size
 
-    def _fetch(
-        self, plan: Plan, key: Key | None, ready: dict[Key, Future[tuple[memoryview, list[int], set[int]]]]
-    ) -> None:
+    def _fetch(self, plan: Plan, key: Key | None, ready: dict[Key, Future[Unpacked]]) -> None:
         if key is not None:
             path, group = plan.groups[key]
             ready[key] = self._threads.submit(_read, path, group, plan.wanted[key])
@@ -141,8 +141,7 @@ class Assembler:
         return memoryview(chunk)
 
 
-def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> tuple[memoryview, list[int], set[int]]:
-    """The group's bytes, where its chunks begin, and which of the wanted ones are not what their hash says."""
+def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
     starts = [0]
     for length in group.lengths:
         starts.append(starts[-1] + length)

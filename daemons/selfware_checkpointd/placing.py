@@ -1,4 +1,4 @@
-"""Finds a place for every chunk of a new state: where it stood, where the same bytes lie already, or in the new pack."""
+"""Finds a place for every chunk of a new state: where it stood, where the same bytes lie already, or the new pack."""
 
 from __future__ import annotations
 

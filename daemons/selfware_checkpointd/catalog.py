@@ -92,6 +92,27 @@ class Catalog:
             raise ValueError(index.problem)
         return decode_manifest(index.manifest, 0)[1]
 
+    def replace(self, number: int, pack: Pack) -> None:
+        """The same chunks, or fewer, lie in another way in the same file now."""
+        old = self.packs[number]
+        self.packs[number] = pack
+        kept = {index for group in pack.groups for index in range(group.first, group.first + len(group.hashes))}
+        for group in old.groups:
+            for index, digest in enumerate(group.hashes, group.first):
+                if index not in kept and self.places.get(digest) == (number, index):
+                    del self.places[digest]
+
+    def all_runs(self) -> list[Run]:
+        """The runs of every readable checkpoint; one that turns out to be damaged is marked so."""
+        runs: list[Run] = []
+        for number, pack in self.packs.items():
+            if pack.info is not None:
+                try:
+                    runs += self.runs_of(number)
+                except ValueError as error:
+                    pack.info, pack.problem = None, str(error)
+        return runs
+
     def chunks_of(self, number: int) -> ChunkList:
         """The chunks of a live checkpoint in order; raises ValueError if one of its packs is gone or damaged."""
         chunks = ChunkList()
@@ -158,13 +179,7 @@ class Catalog:
 
     def sweep(self) -> int:
         """Remove packs that no living checkpoint uses; returns the bytes freed. Harmless when it runs twice."""
-        used: set[int] = set()
-        for number, pack in self.packs.items():
-            if pack.info is not None:
-                try:
-                    used.update(run.pack for run in self.runs_of(number))
-                except ValueError as error:
-                    pack.info, pack.problem = None, str(error)
+        used = {run.pack for run in self.all_runs()}
         unused = [number for number, pack in self.packs.items() if not pack.is_live and number not in used]
         freed = 0
         for number in unused:

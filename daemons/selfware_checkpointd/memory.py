@@ -211,4 +211,6 @@ class Memory:
         with self._lock:
             journals = list(self._journals.values())
         sealed = sum(journal.seal() for journal in journals)
-        return f"compressed {sealed} journal segments, {self.store.retain(keep)}"
+        tightened = self.store.tighten()
+        said = f"compressed {sealed} journal segments, {self.store.retain(keep)}"
+        return f"{said}, {tightened}" if tightened else said

@@ -88,10 +88,10 @@ class PackIndex:
     is_whole: bool = True  # False: it looks as a save does that was cut off
 
 
-def encode_header(number: int, session_id: str) -> bytes:
+def encode_header(number: int, session_id: str, version: int = VERSION) -> bytes:
     """What a pack begins with."""
     name = session_id.encode()
-    head = _HEADER.pack(MAGIC, VERSION, len(name), number)
+    head = _HEADER.pack(MAGIC, version, len(name), number)
     return head + _CHECKSUM.pack(crc32(name, crc32(head))) + name
 
 

@@ -36,6 +36,7 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.retention import beyond_newest
+from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, root_of
 from selfware_common.state.scanning import Found, ShorterError, Window, scan
@@ -71,7 +72,6 @@ class Store:
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
-        self._readers = 0
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
@@ -79,6 +79,7 @@ class Store:
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
         self._assembler = Assembler(self._catalog)
+        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)
@@ -144,12 +145,12 @@ class Store:
         with self._lock:
             info = self.find(prefix)
             plan = self._assembler.plan(info)
-            self._readers += 1
+            self._upkeep.readers += 1
         try:
             yield info, self._assembler.pieces(plan, self._other_copy)
         finally:
             with self._lock:
-                self._readers -= 1
+                self._upkeep.readers -= 1
                 self._catalog.forget(plan.damaged)
 
     def find(self, prefix: str) -> CheckpointInfo:
@@ -209,24 +210,20 @@ class Store:
     def retain(self, keep: Mapping[Level, int]) -> str:
         """Delete all but the newest of each level and session, but never the only intact one; one sentence."""
         with self._lock:
-            if self._readers:
-                return "deleted nothing, because checkpoints are being read"
-            doomed: list[CheckpointInfo] = []
             infos = self.checkpoints()
-            for session_id in sorted({info.session_id for info in infos}):
-                own = [info for info in infos if info.session_id == session_id]
-                doomed += self._spare_last_intact(own, beyond_newest(own, keep))
-            try:
-                if doomed:
-                    self._catalog.retire([info.number for info in doomed])
-                    for info in doomed:
-                        self._newest.forget(info.number)
-                freed = self._catalog.sweep()
-            except OSError as error:
-                raise disk_error(error, "the checkpoint directory", self._catalog.directory) from error
-            return f"deleted {len(doomed)} checkpoints, freed {freed} bytes"
+            doomed = [
+                info
+                for session_id in sorted({info.session_id for info in infos})
+                for info in self._spare_last_intact([one for one in infos if one.session_id == session_id], keep)
+            ]
+            return self._upkeep.delete(doomed)
 
-    def _spare_last_intact(self, own: list[CheckpointInfo], doomed: list[CheckpointInfo]) -> list[CheckpointInfo]:
+    def tighten(self, most_bytes: int = TIGHTEN_BYTES) -> str:
+        """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
+        return self._upkeep.tighten(most_bytes)
+
+    def _spare_last_intact(self, own: list[CheckpointInfo], keep: Mapping[Level, int]) -> list[CheckpointInfo]:
+        doomed = beyond_newest(own, keep)
         if not doomed:
             return []
         kept = [info for info in own if info not in doomed]

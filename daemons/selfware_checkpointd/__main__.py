@@ -30,7 +30,9 @@ class CheckpointDaemon(daemon.Daemon):
     async def open(self) -> None:
         self._root = config.root(self.paths, self.settings)
         self._memory = await asyncio.to_thread(Memory, self._root)
-        self._service = CheckpointService(self._memory, self.settings.resources.quotas.max_checkpoint_size)
+        self._service = CheckpointService(
+            self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.keep(self.settings)
+        )
         self._bulk = BulkServer(
             self.paths.socket_of(self.name, BULK_SOCKET),
             self._memory,

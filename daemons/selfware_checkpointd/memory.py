@@ -22,6 +22,7 @@ from selfware_checkpointd.recovery import Recovery, newest_intact, recover
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import Store, Subject, Verdict
+from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Window
 
@@ -144,9 +145,9 @@ class Memory:
         """Every session, oldest first."""
         return await asyncio.to_thread(self._summaries)
 
-    async def maintain(self, keep: Mapping[Level, int]) -> str:
-        """Compress full journal segments, let old checkpoints go; one sentence."""
-        return await asyncio.to_thread(self._maintain, keep)
+    async def maintain(self, keep: Mapping[Level, int], most_bytes: int = TIGHTEN_BYTES) -> str:
+        """Compress full journal segments, let old checkpoints go, pack about so many bytes tighter; one sentence."""
+        return await asyncio.to_thread(self._maintain, keep, most_bytes)
 
     async def close(self) -> None:
         """Finish what was submitted; everything acknowledged is on disk already."""
@@ -207,10 +208,10 @@ class Memory:
             )
         return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))
 
-    def _maintain(self, keep: Mapping[Level, int]) -> str:
+    def _maintain(self, keep: Mapping[Level, int], most_bytes: int) -> str:
         with self._lock:
             journals = list(self._journals.values())
         sealed = sum(journal.seal() for journal in journals)
-        tightened = self.store.tighten()
+        tightened = self.store.tighten(most_bytes)
         said = f"compressed {sealed} journal segments, {self.store.retain(keep)}"
         return f"{said}, {tightened}" if tightened else said

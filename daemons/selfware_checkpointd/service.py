@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -19,13 +19,15 @@ from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
 LOG = logging.getLogger("selfware-checkpointd")
 PIECE_BYTES = 1024 * 1024
 BATCH_EVENTS = 256
+ALL_BYTES = 1 << 62
 
 
 class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     """One Memory behind the socket."""
 
-    def __init__(self, memory: Memory, max_state_bytes: int) -> None:
+    def __init__(self, memory: Memory, max_state_bytes: int, keep: Callable[[], Mapping[Level, int]]) -> None:
         self._memory = memory
+        self._keep = keep
         self._max_state_bytes = max_state_bytes
         self.appended_events = 0
         self.saved_checkpoints = 0
@@ -141,6 +143,9 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
                 for one in verdicts
             ]
         )
+
+    async def Maintain(self, request: checkpoint_pb2.MaintainRequest, context: Any) -> checkpoint_pb2.MaintainReply:
+        return checkpoint_pb2.MaintainReply(sentence=await self._memory.maintain(self._keep(), ALL_BYTES))
 
     async def Recover(
         self, request: checkpoint_pb2.RecoverRequest, context: Any

@@ -30,6 +30,7 @@ class Upkeep:
         self._lock = lock
         self._newest = newest
         self._sync = sync
+        self._tightening = threading.Lock()
         self.readers = 0
 
     def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
@@ -49,6 +50,10 @@ class Upkeep:
 
     def tighten(self, most_bytes: int) -> str:
         """Write packs anew that become smaller, oldest first, until about so many bytes were read."""
+        with self._tightening:
+            return self._tighten_some(most_bytes)
+
+    def _tighten_some(self, most_bytes: int) -> str:
         with self._lock:
             used = used_chunks(self._catalog.all_runs())
             numbers = list(worth_repacking(self._catalog.packs, used))

@@ -79,6 +79,11 @@ class CheckpointStub:
                 request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.VerifyReply.FromString,
                 _registered_method=True)
+        self.Maintain = channel.unary_unary(
+                '/selfware.checkpoint.v1.Checkpoint/Maintain',
+                request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.MaintainRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.MaintainReply.FromString,
+                _registered_method=True)
         self.Recover = channel.unary_stream(
                 '/selfware.checkpoint.v1.Checkpoint/Recover',
                 request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.RecoverRequest.SerializeToString,
@@ -149,6 +154,13 @@ class CheckpointServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Maintain(self, request, context):
+        """Do now what is done every minute anyway: delete what may go, pack the rest tighter, compress full journal segments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Recover(self, request, context):
         """The newest intact checkpoint, its state, then the events after it. Changes nothing; the same twice.
         """
@@ -203,6 +215,11 @@ def add_CheckpointServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.VerifyRequest.FromString,
                     response_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.VerifyReply.SerializeToString,
+            ),
+            'Maintain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Maintain,
+                    request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.MaintainRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.MaintainReply.SerializeToString,
             ),
             'Recover': grpc.unary_stream_rpc_method_handler(
                     servicer.Recover,
@@ -453,6 +470,33 @@ class Checkpoint:
             '/selfware.checkpoint.v1.Checkpoint/Verify',
             selfware__common_dot_rpc_dot_checkpoint__pb2.VerifyRequest.SerializeToString,
             selfware__common_dot_rpc_dot_checkpoint__pb2.VerifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Maintain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.checkpoint.v1.Checkpoint/Maintain',
+            selfware__common_dot_rpc_dot_checkpoint__pb2.MaintainRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_checkpoint__pb2.MaintainReply.FromString,
             options,
             channel_credentials,
             insecure,

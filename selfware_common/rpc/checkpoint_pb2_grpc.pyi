@@ -51,6 +51,8 @@ class CheckpointStub:
     List: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListRequest, _checkpoint_pb2.ListReply]
     Latest: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.LatestRequest, _checkpoint_pb2.CheckpointInfo]
     Verify: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.VerifyRequest, _checkpoint_pb2.VerifyReply]
+    Maintain: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.MaintainRequest, _checkpoint_pb2.MaintainReply]
+    """Do now what is done every minute anyway: delete what may go, pack the rest tighter, compress full journal segments."""
     Recover: _grpc.UnaryStreamMultiCallable[_checkpoint_pb2.RecoverRequest, _checkpoint_pb2.RecoverReply]
     """The newest intact checkpoint, its state, then the events after it. Changes nothing; the same twice."""
 
@@ -73,6 +75,8 @@ class CheckpointAsyncStub(CheckpointStub):
     List: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListRequest, _checkpoint_pb2.ListReply]  # type: ignore[assignment]
     Latest: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.LatestRequest, _checkpoint_pb2.CheckpointInfo]  # type: ignore[assignment]
     Verify: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.VerifyRequest, _checkpoint_pb2.VerifyReply]  # type: ignore[assignment]
+    Maintain: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.MaintainRequest, _checkpoint_pb2.MaintainReply]  # type: ignore[assignment]
+    """Do now what is done every minute anyway: delete what may go, pack the rest tighter, compress full journal segments."""
     Recover: _aio.UnaryStreamMultiCallable[_checkpoint_pb2.RecoverRequest, _checkpoint_pb2.RecoverReply]  # type: ignore[assignment]
     """The newest intact checkpoint, its state, then the events after it. Changes nothing; the same twice."""
 
@@ -146,6 +150,14 @@ class CheckpointServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoint_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.VerifyReply, _abc.Awaitable[_checkpoint_pb2.VerifyReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Maintain(
+        self,
+        request: _checkpoint_pb2.MaintainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.MaintainReply, _abc.Awaitable[_checkpoint_pb2.MaintainReply]]:
+        """Do now what is done every minute anyway: delete what may go, pack the rest tighter, compress full journal segments."""
 
     @_abc_1.abstractmethod
     def Recover(

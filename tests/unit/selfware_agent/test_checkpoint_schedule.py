@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfware_agent.checkpoint_schedule import (
@@ -25,8 +25,8 @@ MICRO, TASK, SESSION, SYSTEM = Level
 FULL = "disk 96% used"
 
 
-def schedule(settings: Checkpoint = DEFAULTS, at: float = 0.0) -> Schedule:
-    return Schedule.begin(Rules.of(settings), at)
+def schedule(wanted: Checkpoint = DEFAULTS, at: float = 0.0) -> Schedule:
+    return Schedule.begin(Rules.of(wanted), at)
 
 
 def walk(
@@ -190,13 +190,14 @@ def test_after_a_recovery_far_behind_the_journal_the_session_is_saved_soon() -> 
 
 
 @pytest.mark.parametrize("start", [0.0, 12_345.678, 9e6])
+@settings(deadline=None)
 @given(late=st.lists(st.floats(0.0, 3.0), min_size=40, max_size=40), took=st.floats(0.0, 0.5))
 def test_the_cadence_stays_within_ten_percent_at_full_load_and_lateness_does_not_add_up(
     start: float, late: list[float], took: float
 ) -> None:
     """Every look comes late by up to 10 % of the micro interval, every save takes time; the plan does not move."""
     plan, now, saves = schedule(at=start), start, 0
-    for sequence in range(1, 401):
+    for sequence in range(1, 121):
         now += plan.due_in_seconds(now, Facts(sequence)) + late[sequence % 40]
         level = plan.due(now, Facts(sequence))
         assert level is not None
@@ -205,14 +206,15 @@ def test_the_cadence_stays_within_ten_percent_at_full_load_and_lateness_does_not
         assert now - (start + 30.0 * saves) <= 3.0 + 0.5 + 1e-3
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_whatever_happens_saving_stays_cheap_rare_enough_and_honest(data: st.DataObject) -> None:
-    settings = replace(
+    chosen = replace(
         DEFAULTS,
         min_interval_seconds=data.draw(st.sampled_from([5.0, 30.0, 60.0])),
         changes_threshold=data.draw(st.sampled_from([1, 10, 100])),
     )
-    plan, now, sequence, ended = schedule(settings), 0.0, 0, 0
+    plan, now, sequence, ended = schedule(chosen), 0.0, 0, 0
     begun: list[tuple[float, Level]] = []
     durations: list[float] = []
     for _ in range(data.draw(st.integers(1, 60))):
@@ -231,7 +233,7 @@ def test_whatever_happens_saving_stays_cheap_rare_enough_and_honest(data: st.Dat
             assert sum(durations) <= SAVING_SHARE * (now - begun[0][0]) + 1e-6
         larger = [when for when, other in begun if other >= level]
         if level is not TASK and larger:
-            assert now - larger[-1] >= (1 - TOGETHER_SHARE) * settings.min_interval_seconds - 1e-6
+            assert now - larger[-1] >= (1 - TOGETHER_SHARE) * chosen.min_interval_seconds - 1e-6
         took = data.draw(st.sampled_from([0.0, 0.05, 1.0, 20.0]))
         begun.append((now, level))
         durations.append(took)
@@ -240,6 +242,7 @@ def test_whatever_happens_saving_stays_cheap_rare_enough_and_honest(data: st.Dat
         now += took
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 60.0), st.integers(0, 2_000))
 def test_failing_for_ever_is_never_a_tight_loop(took: float, failures: int) -> None:
     plan = replace(schedule(), failures=failures).failed(1_000.0, 1_000.0 + took)

@@ -4,7 +4,7 @@ import random
 import time
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfware_checkpointd.manifest import Level
@@ -153,6 +153,7 @@ def untouchable(checkpoints: list[Checkpoint]) -> set[int]:
     return found
 
 
+@settings(deadline=None)
 @given(stores(), policies)
 def test_what_must_stay_stays(checkpoints: list[Checkpoint], policy: Policy) -> None:
     dead = gone(plan(checkpoints, NOW, policy))
@@ -160,12 +161,14 @@ def test_what_must_stay_stays(checkpoints: list[Checkpoint], policy: Policy) -> 
     assert not set(dead) & untouchable(checkpoints)
 
 
+@settings(deadline=None)
 @given(stores(), policies)
 def test_the_same_question_again_takes_nothing_more(checkpoints: list[Checkpoint], policy: Policy) -> None:
     rest = left(checkpoints, plan(checkpoints, NOW, policy))
     assert gone(plan(rest, NOW, policy)) == []
 
 
+@settings(deadline=None)
 @given(stores(), policies, st.integers(0, 40 * DAY))
 def test_what_may_go_now_may_also_go_later(checkpoints: list[Checkpoint], policy: Policy, seconds: int) -> None:
     """Of age and thinning; the limit takes less once they took more."""
@@ -174,6 +177,7 @@ def test_what_may_go_now_may_also_go_later(checkpoints: list[Checkpoint], policy
     assert set(gone(plan(checkpoints, NOW, policy))) <= set(later)
 
 
+@settings(deadline=None)
 @given(stores(), policies)
 def test_the_limit_is_kept_where_it_can_be_and_nothing_goes_for_it_without_need(
     checkpoints: list[Checkpoint], policy: Policy
@@ -190,6 +194,7 @@ def test_the_limit_is_kept_where_it_can_be_and_nothing_goes_for_it_without_need(
         assert found.kept_bytes + size[squeezed[-1]] > policy.max_size_bytes
 
 
+@settings(deadline=None)
 @given(stores(), policies, st.integers(0, 40))
 def test_a_plan_that_was_carried_out_in_part_can_be_made_anew(
     checkpoints: list[Checkpoint], policy: Policy, done: int

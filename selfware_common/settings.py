@@ -44,8 +44,10 @@ class CheckpointLevels:
 
     micro: CheckpointLevel = setting(lambda: _every(30.0), "Stream position and partial output.")
     task: CheckpointLevel = setting(lambda: _every(300.0), "State at the end of a task.")
-    session: CheckpointLevel = setting(lambda: _every(300.0), "The whole agent state.")
-    system: CheckpointLevel = setting(lambda: _every(900.0), "Everything, with the workspace tree.")
+    session: CheckpointLevel = setting(lambda: _every(300.0), "The whole agent state; also made on a graceful stop.")
+    system: CheckpointLevel = setting(
+        lambda: _every(900.0), "Everything, with the workspace tree; the agent does not make these yet."
+    )
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Checkpoint:
     """[checkpoint]"""
 
     enabled: bool = setting(True, "Whether checkpoints are made at all; the journal is always kept.")
-    interval_seconds: float = setting(300.0, "Time between session checkpoints.", minimum=0.1)
+    interval_seconds: float = setting(
+        300.0,
+        "Time between session checkpoints; the shorter one of this and levels.session.interval_seconds counts.",
+        minimum=0.1,
+    )
     compression: str = setting("zstd", "Compression of stored chunks.", choices=("zstd",))
     compression_level: int = setting(3, "zstd level, 1 (fast) to 19 (small).", minimum=1, maximum=19)
     storage_path: str = setting("", "Directory of the store; empty: the daemon's state directory.")
@@ -62,10 +68,19 @@ class Checkpoint:
     keep_per_level: int = setting(20, "Newest checkpoints kept per level.", minimum=1)
     incremental: bool = setting(True, "Store only what changed.")
     content_defined_chunking: bool = setting(True, "Cut chunks by content, so that an insertion stays local.")
-    min_interval_seconds: float = setting(30.0, "Never more often than this.", minimum=0)
-    max_interval_seconds: float = setting(300.0, "Never less often than this while work goes on.", minimum=0.1)
-    changes_threshold: int = setting(100, "Events after which a checkpoint is due early.", minimum=1)
-    adaptive: bool = setting(True, "Save more often under memory pressure.")
+    min_interval_seconds: float = setting(
+        30.0, "Shortest interval of a level, whatever else is set; only the end of a task does not wait.", minimum=0
+    )
+    max_interval_seconds: float = setting(
+        300.0,
+        "Longest interval of the micro and session levels while work goes on; only saving that would take more than "
+        "5% of the time, or a full disk, makes it longer.",
+        minimum=0.1,
+    )
+    changes_threshold: int = setting(
+        100, "Events since the last session checkpoint that make the next one due early.", minimum=1
+    )
+    adaptive: bool = setting(True, "Halve the intervals under critical memory pressure, down to the shortest.")
     levels: CheckpointLevels = setting(CheckpointLevels, "The four levels.")
 
 

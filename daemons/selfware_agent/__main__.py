@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 
 import grpc
 import grpc.aio
 
-from selfware_agent import config, schedule
+from selfware_agent import config
+from selfware_agent.checkpoint_schedule import Facts, Level, Rules, Schedule
 from selfware_agent.foreman import Foreman
 from selfware_agent.hands import Hands
 from selfware_agent.memory import Memory
@@ -23,11 +25,8 @@ from selfware_common.rpc import agent_pb2_grpc, checkpoint_pb2, checkpoint_pb2_g
 from selfware_common.rpcserver import Register
 
 ROUND_SECONDS = 5.0
-_LEVELS = {
-    "micro": checkpoint_pb2.LEVEL_MICRO,
-    "task": checkpoint_pb2.LEVEL_TASK,
-    "session": checkpoint_pb2.LEVEL_SESSION,
-}
+LEVELS = (Level.MICRO, Level.TASK, Level.SESSION)
+"""What the agent can fill. The workspace tree of a system checkpoint lies where only tool units may look."""
 
 
 class AgentDaemon(daemon.Daemon):
@@ -58,9 +57,11 @@ class AgentDaemon(daemon.Daemon):
         self._foreman.max_queued_tasks = self.settings.resources.quotas.max_queued_tasks
         self._watch = Watch(gate, self._channels["oversightd"], self._channels["resourced"])
         self._watching = [asyncio.create_task(self._watch.control()), asyncio.create_task(self._watch.pressure())]
-        now = time.monotonic()
-        self._saved = schedule.Saved(micro_seconds=now, session_seconds=now)
-        self._began = now
+        self._began = time.monotonic()
+        self._schedule = Schedule.begin(Rules.of(self.settings.checkpoint, LEVELS), self._began)
+
+    async def reloaded(self) -> None:
+        self._schedule = replace(self._schedule, rules=Rules.of(self.settings.checkpoint, LEVELS))
 
     def services(self) -> tuple[list[str], list[Register]]:
         service = AgentService(self._foreman, config.defaults(self.settings))
@@ -99,7 +100,8 @@ class AgentDaemon(daemon.Daemon):
         if time.monotonic() - self._began > self.settings.system.max_runtime_hours * 3600:
             self.stopping.set()
             return f"stopping after {self.settings.system.max_runtime_hours:g} h, as configured"
-        await self.wait_or_stop(ROUND_SECONDS, self._foreman.progressed)
+        until_due = self._schedule.due_in_seconds(time.monotonic(), self._facts_to_save())
+        await self.wait_or_stop(min(ROUND_SECONDS, until_due), self._foreman.progressed)
         self._foreman.progressed.clear()
         return sentence
 
@@ -107,8 +109,8 @@ class AgentDaemon(daemon.Daemon):
         for watching in self._watching:
             watching.cancel()
         await self._foreman.stop()
-        if self._foreman.ready and self._memory.session.sequence > self._memory.checkpointed_sequence:
-            await self._memory.checkpoint(checkpoint_pb2.LEVEL_SESSION, "at stop")
+        if self._foreman.ready and (level := self._schedule.due_on_stop(self._facts_to_save())):
+            await self._save(level, "at stop")
         for channel in self._channels.values():
             await channel.close()
 
@@ -125,7 +127,7 @@ class AgentDaemon(daemon.Daemon):
 
     async def _look_at_checkpoints(self) -> str:
         """The journal has everything; a checkpoint is what keeps the next start short."""
-        return self._memory.unsaved
+        return self._memory.unsaved or self._schedule.pause_in_words(self._facts_to_save())
 
     async def _recover(self) -> str:
         try:
@@ -136,11 +138,9 @@ class AgentDaemon(daemon.Daemon):
         except grpc.aio.AioRpcError as error:
             await self.wait_or_stop(0.05)
             return f"waiting for checkpointd: {error.details()}"
-        session = self._memory.session
-        ended = sum(task.ended for task in session.tasks.values())
-        now = time.monotonic()
-        self._saved = schedule.Saved(now, now, sequence=session.sequence, ended_tasks=ended)
-        self._memory.checkpointed_sequence = 0
+        facts, rules = self._facts_to_save(), Rules.of(self.settings.checkpoint, LEVELS)
+        saved = self._memory.checkpointed_sequence
+        self._schedule = Schedule.begin(rules, time.monotonic(), saved, facts.ended_tasks)
         self._foreman.recovered.set()
         self.sentence = self._memory.recovered_in_words  # said here, with its message id, and so not once more
         self.log.info("%s", self.sentence, extra=log.event(catalog.RECOVERED, session_id=self._memory.session_id))
@@ -152,15 +152,28 @@ class AgentDaemon(daemon.Daemon):
         known = [one.session_id for one in sorted(reply.sessions, key=lambda one: one.created_unix_nanos)]
         self._memory.session_id = config.session_id(self.settings, known)
 
-    async def _save_if_due(self) -> None:
+    def _facts_to_save(self) -> Facts:
         session = self._memory.session
-        ended = sum(task.ended for task in session.tasks.values())
-        now = time.monotonic()
-        level = schedule.due(self._saved, now, session.sequence, ended, self.settings.checkpoint)
-        if not level:
-            return
-        await self._memory.checkpoint(_LEVELS[level], f"event {session.sequence}")
-        self._saved = schedule.after(self._saved, level, now, session.sequence, ended)
+        return Facts(
+            sequence=session.sequence,
+            ended_tasks=sum(task.run if task.ended else task.run - 1 for task in session.tasks.values()),
+            memory_short=self._watch.memory_short,
+            disk_full=self._watch.disk_full,
+        )
+
+    async def _save_if_due(self) -> None:
+        facts = self._facts_to_save()
+        if level := self._schedule.due(time.monotonic(), facts):
+            await self._save(level, f"event {facts.sequence}")
+
+    async def _save(self, level: Level, label: str) -> None:
+        facts, began = self._facts_to_save(), time.monotonic()
+        info = await self._memory.checkpoint(checkpoint_pb2.Level.ValueType(level), label)
+        ended = time.monotonic()
+        if info is None:
+            self._schedule = self._schedule.failed(began, ended)
+        else:
+            self._schedule = self._schedule.saved(level, began, ended, facts)
 
 
 def _register(service: AgentService, server: grpc.aio.Server) -> None:

@@ -48,7 +48,7 @@ class Memory:
         self.trouble = ""  # why the last append had to wait, for the status line
         self.unsaved = ""  # why the last checkpoint could not be taken
         self.recovered_in_words = ""
-        self.checkpointed_sequence = 0
+        self.checkpointed_sequence = 0  # the last event that the newest checkpoint holds
         self.ended: SelfwareError | None = None  # why this process may not go on
 
     async def recover(self) -> None:
@@ -62,7 +62,7 @@ class Memory:
             ),
             timeout=CALL_SECONDS,
         )
-        session, skipped, used = await self._replay()
+        session, skipped, used, self.checkpointed_sequence = await self._replay()
         self.epoch = opened.epoch
         self.session = session
         words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
@@ -138,15 +138,16 @@ class Memory:
         for start in range(0, len(data), PIECE_BYTES):
             yield checkpoint_pb2.SaveRequest(data=data[start : start + PIECE_BYTES])
 
-    async def _replay(self) -> tuple[state.Session, list[str], str]:
+    async def _replay(self) -> tuple[state.Session, list[str], str, int]:
         request = checkpoint_pb2.RecoverRequest(session_id=self.session_id)
         session, skipped, used, data = state.Session(), [], "", bytearray()
+        held = 0
         decoded = True
         async for reply in self._stub.Recover(request, timeout=600):
             part = reply.WhichOneof("part")
             if part == "header":
                 skipped = list(reply.header.skipped)
-                used = reply.header.checkpoint.checkpoint_id
+                used, held = reply.header.checkpoint.checkpoint_id, reply.header.checkpoint.sequence
                 decoded = not reply.header.HasField("checkpoint")
             elif part == "data":
                 data += reply.data
@@ -156,7 +157,7 @@ class Memory:
                 session = _folded(self.session_id, session, reply.event)
         if not decoded:
             session = _decoded(self.session_id, bytes(data))
-        return session, skipped, used
+        return session, skipped, used, held
 
 
 def _decoded(session_id: str, data: bytes) -> state.Session:

@@ -1,7 +1,7 @@
 """Follows what the neighbours publish: the operator's pause from oversightd, pressure from resourced.
 
-Both only open or close the gate in front of the next step. A neighbour that is away changes nothing: the last known
-fact stands.
+They open or close the gate in front of the next step, and tell the checkpoint schedule how the machine is. A neighbour
+that is away changes nothing: the last known fact stands.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ AGAIN_SECONDS = 0.5
 
 
 class Watch:
-    """Owns the gate's two reasons to be closed."""
+    """Owns the gate's two reasons to be closed.
+
+    `memory_short` and `disk_full` (why there is hardly room, or '') hold from critical pressure on, as resourced judges
+    it by [resources.memory] and [resources.disk]."""
 
     def __init__(self, gate: Gate, oversight: grpc.aio.Channel, resource: grpc.aio.Channel) -> None:
         self._gate = gate
@@ -26,6 +29,8 @@ class Watch:
         self._resource = resource_pb2_grpc.ResourceStub(resource)
         self._paused = ""
         self._pressed = ""
+        self.memory_short = False
+        self.disk_full = ""
 
     async def control(self) -> None:
         """For ever: the operator's pause."""
@@ -45,6 +50,8 @@ class Watch:
                 async for reading in self._resource.Watch(resource_pb2.WatchRequest()):
                     emergency = reading.pressure >= resource_pb2.PRESSURE_EMERGENCY
                     self._pressed = f"paused: {reading.sentence}" if emergency else ""
+                    self.memory_short = reading.memory.pressure >= resource_pb2.PRESSURE_CRITICAL
+                    self.disk_full = _disk_full(reading.disk)
                     self._apply()
             except grpc.aio.AioRpcError:
                 pass  # it is restarting: wait for it
@@ -56,3 +63,10 @@ class Watch:
             self._gate.open.clear()
         else:
             self._gate.open.set()
+
+
+def _disk_full(disk: resource_pb2.Disk) -> str:
+    if disk.pressure < resource_pb2.PRESSURE_CRITICAL:
+        return ""
+    what = "inodes" if disk.inodes_used_ratio > disk.used_ratio else "disk"
+    return f"{what} {max(disk.used_ratio, disk.inodes_used_ratio):.0%} used"

@@ -32,6 +32,7 @@ def ls(session: str) -> None:
     \b
     Examples:
       selfwarectl checkpoints ls
+      selfwarectl checkpoints ls --session main --json
     """
     found = _list(session)
     if output.wants_json():
@@ -96,6 +97,7 @@ def verify(checkpoint_id: str) -> int:
     \b
     Examples:
       selfwarectl checkpoints verify
+      selfwarectl checkpoints verify ckpt-00000042 --json
     """
     verdicts = _verify(_find(checkpoint_id).checkpoint_id if checkpoint_id else "")
     damaged = [one for one in verdicts if not one.intact]

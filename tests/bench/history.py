@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from selfware_agent import fold, schedule, state
+from selfware_agent import fold, state
+from selfware_agent.__main__ import LEVELS
+from selfware_agent.checkpoint_schedule import Facts, Rules, Schedule
 from selfware_agent.memory import Memory as AgentMemory
 from selfware_checkpointd import config
 from selfware_checkpointd.manifest import Level
@@ -29,7 +31,6 @@ from tests.bench.workload import corpus
 STEP_SECONDS = 5.0
 MAINTAIN_SECONDS = 60.0
 TASK = "long"
-LEVELS = {"micro": Level.MICRO, "task": Level.TASK, "session": Level.SESSION}
 Kind = tuple[str, dict[str, object]]
 
 
@@ -118,7 +119,7 @@ async def stored_bytes(base: Path, marks: list[int]) -> dict[int, int]:
     memory = Memory(base)
     opened = await memory.open_session("main", "bench")
     session, found = state.Session(), {}
-    saved = schedule.Saved(0.0, 0.0)
+    schedule = Schedule.begin(Rules.of(settings.checkpoint, LEVELS), 0.0)
     for step in range(max(marks) + 1):
         now = step * STEP_SECONDS
         records = []
@@ -127,9 +128,10 @@ async def stored_bytes(base: Path, marks: list[int]) -> dict[int, int]:
             session = fold.fold(session, session.sequence + 1, kind, payload, nanos)
             records.append(Record(opened.epoch, session.sequence, nanos, kind, events.encode(payload)))
         await memory.append("main", opened.epoch, records)
-        if level := schedule.due(saved, now, session.sequence, 0, settings.checkpoint):
-            await memory.save("main", opened.epoch, LEVELS[level], session.sequence, session.encode(), "")
-            saved = schedule.after(saved, level, now, session.sequence, 0)
+        facts = Facts(session.sequence)
+        if level := schedule.due(now, facts):
+            await memory.save("main", opened.epoch, Level(level), session.sequence, session.encode(), "")
+            schedule = schedule.saved(level, now, now, facts)
         if now % MAINTAIN_SECONDS == 0:
             await memory.maintain(config.keep(settings))
         if step in marks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfware_agent import replies
@@ -30,12 +30,14 @@ def test_deep_and_huge_json_is_a_bad_reply(text: str) -> None:
     assert isinstance(replies.parse(text, "stop"), replies.BadReply)
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_every_json_is_an_action_that_can_be_recorded_or_a_bad_reply(value: object) -> None:
     found = replies.parse(json.dumps(value), "stop")
     assert isinstance(found, replies.BadReply) or events.encode({"action": found})
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(replies.TOOLS)), st.text())
 def test_every_text_in_a_field_can_be_recorded_or_is_a_bad_reply(tool: str, text: str) -> None:
     found = replies.parse(json.dumps({"tool": tool, **dict.fromkeys(replies.TOOLS[tool], text)}), "stop")

@@ -23,6 +23,7 @@ from selfware_common import catalog, clients, daemon, log
 from selfware_common.health import Check, Severity
 from selfware_common.rpc import agent_pb2_grpc, checkpoint_pb2, checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
+from selfware_common.state.wire import BULK_SOCKET
 
 ROUND_SECONDS = 5.0
 LEVELS = (Level.MICRO, Level.TASK, Level.SESSION)
@@ -42,7 +43,8 @@ class AgentDaemon(daemon.Daemon):
         }
         wanted = self.settings.system.session_id
         session_id = wanted if wanted != "auto" else ""
-        self._memory = Memory(self._channels["checkpointd"], session_id)
+        bulk = self.paths.socket_of("checkpointd", BULK_SOCKET)
+        self._memory = Memory(self._channels["checkpointd"], bulk, session_id)
         self._mind = Mind(self._channels["inferenced"])
         self._hands = Hands(self._channels["oversightd"])
         gate = Gate(slots=asyncio.Semaphore(self.settings.agent.workers))

@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
-from blake3 import blake3
 
 from selfware_agent import fold, state
 from selfware_agent.errors import StateUnreadableError, SupersededError
 from selfware_common import clients, events
 from selfware_common.errors import SelfwareError
 from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
+from selfware_common.state.saving import Checkpoint, Saver, SavingError
 
-PIECE_BYTES = 1024 * 1024
 CALL_SECONDS = 30.0
 # A restarting or overloaded checkpointd, a full disk: all pass, and nothing may happen until they have.
 PASSING = frozenset(
@@ -39,8 +38,11 @@ PASSING = frozenset(
 class Memory:
     """One session as its only writer."""
 
-    def __init__(self, channel: grpc.aio.Channel, session_id: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, bulk: Path, session_id: str) -> None:
+        """``bulk``: checkpointd's socket for states."""
         self._stub = checkpoint_pb2_grpc.CheckpointStub(channel)
+        self._saver = Saver(bulk, session_id, CALL_SECONDS)
+        self._saving = asyncio.Lock()
         self._lock = asyncio.Lock()
         self.session_id = session_id
         self.epoch = 0
@@ -84,22 +86,22 @@ class Memory:
             self.session = session
             return session
 
-    async def checkpoint(
-        self, level: checkpoint_pb2.Level.ValueType, label: str
-    ) -> checkpoint_pb2.CheckpointInfo | None:
+    async def checkpoint(self, level: checkpoint_pb2.Level.ValueType, label: str) -> Checkpoint | None:
         """Save the folded state; None when checkpointd cannot take it now (the journal has everything anyway)."""
         async with self._lock:
             session = self.session
         if session.sequence == 0:
             return None
-        data = session.encode()  # before the stream begins: a failure here must not look like a short state
+        data = session.encode()
         try:
-            info = await self._stub.Save(self._pieces(data, session.sequence, level, label), timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
+            async with self._saving:
+                save = self._saver.save
+                info = await asyncio.to_thread(save, self.epoch, int(level), session.sequence, data, label)
+        except SavingError as error:
+            if error.status in ("FAILED_PRECONDITION", "ABORTED"):
                 self.ended = SupersededError(session_id=self.session_id)
                 raise self.ended from error
-            self.unsaved = f"the last checkpoint was not saved: {error.details()}"
+            self.unsaved = f"the last checkpoint was not saved: {error}"
             return None
         self.unsaved = ""
         self.checkpointed_sequence = session.sequence
@@ -121,22 +123,6 @@ class Memory:
             else:
                 self.trouble = ""
                 return
-
-    async def _pieces(
-        self, data: bytes, sequence: int, level: checkpoint_pb2.Level.ValueType, label: str
-    ) -> AsyncIterator[checkpoint_pb2.SaveRequest]:
-        header = checkpoint_pb2.SaveHeader(
-            session_id=self.session_id,
-            epoch=self.epoch,
-            level=level,
-            sequence=sequence,
-            label=label,
-            state_bytes=len(data),
-            state_hash=blake3(data).digest(),
-        )
-        yield checkpoint_pb2.SaveRequest(header=header)
-        for start in range(0, len(data), PIECE_BYTES):
-            yield checkpoint_pb2.SaveRequest(data=data[start : start + PIECE_BYTES])
 
     async def _replay(self) -> tuple[state.Session, list[str], str, int]:
         request = checkpoint_pb2.RecoverRequest(session_id=self.session_id)

@@ -47,8 +47,9 @@ class Checkpoint(NamedTuple):
 class Saver:
     """One session's states. Connects when it has to, and again after checkpointd was away."""
 
-    def __init__(self, path: Path, session_id: str) -> None:
+    def __init__(self, path: Path, session_id: str, timeout_seconds: float = CALL_SECONDS) -> None:
         self._path = path
+        self._timeout_seconds = timeout_seconds
         self._session_id = session_id
         self._connection: socket.socket | None = None
         self._comparer: Comparer | None = None
@@ -106,7 +107,7 @@ class Saver:
     def _exchange(self, head: dict[str, Any], body: list[memoryview]) -> dict[str, Any]:
         try:
             if self._connection is None:
-                self._connection = connect(self._path)
+                self._connection = connect(self._path, self._timeout_seconds)
             wire.send(self._connection, head, body)
             return _answer(self._connection)[0]
         except (OSError, wire.BrokenOffError) as error:
@@ -142,11 +143,11 @@ def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, bytearray]:
     return Checkpoint(**answer["checkpoint"]), body
 
 
-def connect(path: Path) -> socket.socket:
-    """A connection; OSError if nobody listens."""
+def connect(path: Path, timeout_seconds: float = CALL_SECONDS) -> socket.socket:
+    """A connection whose calls take at most so long; OSError if nobody listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        connection.settimeout(CALL_SECONDS)
+        connection.settimeout(timeout_seconds)
         connection.connect(str(path))
     except OSError:
         connection.close()

@@ -76,8 +76,8 @@ class Server:
                     header = reply.header
                 case "data":
                     state += reply.data
-                case "event":
-                    events.append(reply.event)
+                case "events":
+                    events += reply.events.events
         return header, bytes(state), events
 
 

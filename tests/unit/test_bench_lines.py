@@ -30,6 +30,8 @@ PROMISED = {
     },
     "recovery --no-peers --only recover --only storage --events 200 --steps 20": {
         "recover_200_events_seconds",
+        "recover_200_events_seconds_inprocess",
+        "recover_200_events_seconds_agent",
         "stored_bytes_20_steps",
     },
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfware_checkpointd.errors import SequenceGapError, StorageError
-from selfware_checkpointd.group_commit import GroupCommitter
+from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from tests.unit.selfware_checkpointd.helpers import event, events
 
@@ -26,11 +26,11 @@ def test_nobody_is_acknowledged_before_the_sync_and_all_share_one(tmp_path: Path
         nonlocal syncs
         gate.set()
         journal = Journal(tmp_path, "s", sync=sync)
-        door = GroupCommitter(journal, quick_seconds=0)
+        door = GroupCommitter(journal, Writers(quick_seconds=0))
         await door.submit([event(1)])
         gate.clear()
         syncs = 0
-        writers = [asyncio.create_task(door.submit([event(sequence)])) for sequence in range(2, 50)]
+        writers = [door.submit([event(sequence)]) for sequence in range(2, 50)]
         await asyncio.wait(writers, timeout=0.1)
         assert not any(writer.done() for writer in writers)
         gate.set()
@@ -76,7 +76,7 @@ def test_a_failed_write_is_every_callers_error(tmp_path: Path, quick_seconds: fl
 
     async def scenario() -> None:
         nonlocal failing
-        door = GroupCommitter(Journal(tmp_path, "s", sync=sync), quick_seconds)
+        door = GroupCommitter(Journal(tmp_path, "s", sync=sync), Writers(quick_seconds))
         await door.submit([event(1)])
         failing = True
         outcomes = await asyncio.gather(door.submit([event(2)]), door.submit([event(3)]), return_exceptions=True)
@@ -91,8 +91,8 @@ def test_a_failed_write_is_every_callers_error(tmp_path: Path, quick_seconds: fl
 def test_a_caller_that_gave_up_disturbs_nobody(tmp_path: Path) -> None:
     async def scenario() -> None:
         door = GroupCommitter(Journal(tmp_path, "s"))
-        first = asyncio.create_task(door.submit([event(1)]))
-        second = asyncio.create_task(door.submit([event(2)]))
+        first = door.submit([event(1)])
+        second = door.submit([event(2)])
         await asyncio.sleep(0)
         first.cancel()
         await second

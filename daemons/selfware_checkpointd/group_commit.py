@@ -64,7 +64,7 @@ class Writers:
             door = self._due[0]
             if door.waiting_bytes() <= MAX_BYTES_IN_LOOP:
                 self._due.clear()
-                door.finish(self._commit([(door.journal, door.take())])[0])
+                self._write_here(door)
                 return
         while self._due and self._free:
             count = -(-len(self._due) // self._free)
@@ -72,6 +72,14 @@ class Writers:
             self._free -= 1
             ended = loop.run_in_executor(self._threads, self._commit, [(door.journal, door.take()) for door in doors])
             ended.add_done_callback(partial(self._finish, loop, doors))
+
+    def _write_here(self, door: GroupCommitter) -> None:
+        try:
+            (outcomes,) = self._commit([(door.journal, door.take())])
+        except BaseException as defect:
+            door.finish(defect)
+            raise
+        door.finish(outcomes)
 
     def _commit(self, share: list[tuple[Journal, Work]]) -> list[Outcomes]:
         found = []

@@ -107,8 +107,9 @@ def _wrap(handler: Any, trace: str) -> grpc.RpcMethodHandler[Any, Any]:
         return grpc.unary_stream_rpc_method_handler(
             _streaming(handler.unary_stream, trace), handler.request_deserializer, handler.response_serializer
         )
-    assert isinstance(handler, grpc.RpcMethodHandler)
-    return handler  # stream to stream: only server reflection, which raises none of our errors
+    return grpc.stream_stream_rpc_method_handler(
+        _streaming(handler.stream_stream, trace), handler.request_deserializer, handler.response_serializer
+    )
 
 
 def _answering(behaviour: Callable[..., Awaitable[Any]], trace: str) -> Callable[..., Awaitable[Any]]:

@@ -137,10 +137,11 @@ class Memory:
                 decoded = not reply.header.HasField("checkpoint")
             elif part == "data":
                 data += reply.data
-            elif part == "event":
+            elif part == "events":
                 if not decoded:
                     session, decoded = _decoded(self.session_id, bytes(data)), True
-                session = _folded(self.session_id, session, reply.event)
+                for event in reply.events.events:
+                    session = _folded(self.session_id, session, event)
         if not decoded:
             session = _decoded(self.session_id, bytes(data))
         return session, skipped, used, held

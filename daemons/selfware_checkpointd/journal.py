@@ -18,6 +18,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from selfware_checkpointd import sealing
@@ -27,6 +28,7 @@ from selfware_checkpointd.errors import (
     SequenceConflictError,
     SequenceGapError,
     StaleWriterError,
+    StorageError,
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
@@ -185,22 +187,23 @@ class Journal:
     def _admit(self, records: Sequence[Record], batch: Batch) -> SelfwareError | None:
         """Add the new ones of one submission to the batch, or none of them and the reason."""
         accepted = len(batch.records)
+        expected = batch.first_sequence + accepted
         try:
             for record in records:
-                self._admit_one(record, batch)
+                if record.sequence == expected and record.epoch >= self._epoch:
+                    batch.pieces.append(encode_record(record, batch.offset))
+                    batch.records.append(record)
+                    expected += 1
+                else:
+                    self._accept_only_a_repetition(record, expected, batch)
         except SelfwareError as error:
             del batch.records[accepted:], batch.pieces[accepted:]
             return error
         return None
 
-    def _admit_one(self, record: Record, batch: Batch) -> None:
+    def _accept_only_a_repetition(self, record: Record, expected: int, batch: Batch) -> None:
         if record.epoch < self._epoch:
             raise StaleWriterError(session_id=self.session_id, epoch=record.epoch, current=self._epoch)
-        expected = batch.first_sequence + len(batch.records)
-        if record.sequence == expected:
-            batch.pieces.append(encode_record(record, batch.offset))
-            batch.records.append(record)
-            return
         if not 0 < record.sequence < expected:
             raise SequenceGapError(session_id=self.session_id, expected=expected, sequence=record.sequence)
         index = record.sequence - batch.first_sequence
@@ -215,7 +218,10 @@ class Journal:
         if start := self._offset_in_newest(sequence):
             index = sequence - self._firsts[-1] + 1
             end = self._offsets[index] if index < len(self._offsets) else self._durable_bytes
-            placed = decode_record(os.pread(self._file, end - start, start), 0)
+            try:
+                placed = decode_record(os.pread(self._file, end - start, start), 0)
+            except OSError as error:
+                raise StorageError(what="read the journal", path=self._directory, reason=str(error)) from error
             return placed.record if placed else None
         first = self._firsts[max(0, bisect_right(self._firsts, sequence) - 1)]
         for placed in scan(sealing.read_segment(self._directory, first), first).records:
@@ -233,9 +239,8 @@ class Journal:
         except OSError as error:
             self._take_back(error)
             raise disk_error(error, f"events of session {self.session_id}", self._directory) from error
-        for piece in batch.pieces:
-            self._offsets.append(self._durable_bytes)
-            self._durable_bytes += len(piece)
+        *starts, self._durable_bytes = accumulate(map(len, batch.pieces), initial=self._durable_bytes)
+        self._offsets.extend(starts)
         self._last = batch.records[-1].sequence
 
     def _take_back(self, error: OSError) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
-from selfware_checkpointd.group_commit import GroupCommitter
+from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
@@ -56,6 +56,7 @@ class Memory:
         self.sessions = Sessions(root / "sessions")
         self.store = Store(root / "checkpoints")
         self.notes: list[str] = list(self.store.opened)
+        self._writers = Writers()
         self._doors: dict[str, GroupCommitter] = {}
         self._journals: dict[str, Journal] = {}
         self._lock = threading.Lock()
@@ -70,9 +71,9 @@ class Memory:
         door = self._doors.get(session_id)
         if door is None:
             journal = await asyncio.to_thread(self.journal, session_id)
-            door = self._doors.setdefault(session_id, GroupCommitter(journal))
+            door = self._door(journal)
         await door.submit(records)
-        return self._journals[session_id].last_sequence
+        return door.journal.last_sequence
 
     def read(self, session_id: str, after_sequence: int) -> Iterator[Record]:
         """Durable events after a sequence (blocking: for a thread)."""
@@ -81,7 +82,7 @@ class Memory:
     async def wait_beyond(self, session_id: str, sequence: int) -> None:
         """Return when there are events after a sequence: for readers that follow."""
         journal = await asyncio.to_thread(self.journal, session_id)
-        await self._doors.setdefault(session_id, GroupCommitter(journal)).wait_beyond(sequence)
+        await self._door(journal).wait_beyond(sequence)
 
     async def save(
         self,
@@ -153,6 +154,7 @@ class Memory:
         """Finish what was submitted; everything acknowledged is on disk already."""
         for door in self._doors.values():
             await door.close()
+        self._writers.close()
         for journal in self._journals.values():
             journal.close()
         self.store.close()
@@ -172,6 +174,9 @@ class Memory:
             self._cover(session_id, journal)
             self._journals[session_id] = journal
             return journal
+
+    def _door(self, journal: Journal) -> GroupCommitter:
+        return self._doors.setdefault(journal.session_id, GroupCommitter(journal, self._writers))
 
     def _open_session(self, session_id: str, writer_id: str) -> Opened:
         with self._lock:

@@ -45,7 +45,8 @@ MARK = b"\xa5SFR"
 HEADER = struct.Struct("<8sHHQ")
 HEADER_BYTES = HEADER.size + 4
 RECORD_HEAD = struct.Struct("<IIQQQHH")
-RECORD_HEAD_BYTES = 8 + RECORD_HEAD.size
+WHOLE_HEAD = struct.Struct("<4sIIIQQQHH")  # mark and CRC-32, then what RECORD_HEAD packs
+RECORD_HEAD_BYTES = WHOLE_HEAD.size
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 _CHECKSUM = struct.Struct("<I")
 
@@ -68,8 +69,7 @@ class Record(NamedTuple):
         return self.kind == other.kind and self.payload == other.payload
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A record, where it begins and ends, and where its batch began."""
 
     offset: int
@@ -123,27 +123,19 @@ def encode_record(record: Record, batch_offset: int) -> bytes:
 
 def decode_record(data: bytes, offset: int) -> Placed | None:
     """The record at this offset, or None if the bytes there are not one."""
-    if data[offset : offset + 4] != MARK or offset + RECORD_HEAD_BYTES > len(data):
-        return None
-    (checksum,) = _CHECKSUM.unpack_from(data, offset + 4)
-    length, batch_offset, epoch, sequence, time, kind_bytes, trace_bytes = RECORD_HEAD.unpack_from(data, offset + 8)
-    end = offset + length
-    payload_at = offset + RECORD_HEAD_BYTES + kind_bytes + trace_bytes
-    if payload_at > end or end > len(data):
-        return None
-    if crc32(memoryview(data)[offset + 8 : end]) != checksum:
-        return None
     kind_at = offset + RECORD_HEAD_BYTES
-    trace_at = kind_at + kind_bytes
-    record = Record(
-        epoch=epoch,
-        sequence=sequence,
-        time_unix_nanos=time,
-        kind=data[kind_at:trace_at].decode(),
-        payload=data[payload_at:end],
-        trace_id=data[trace_at:payload_at].decode(),
+    if kind_at > len(data):
+        return None
+    mark, checksum, length, batch_offset, epoch, sequence, time, kind_bytes, trace_bytes = WHOLE_HEAD.unpack_from(
+        data, offset
     )
-    return Placed(offset, end, batch_offset, record)
+    end, trace_at = offset + length, kind_at + kind_bytes
+    payload_at = trace_at + trace_bytes
+    if mark != MARK or payload_at > end or end > len(data) or crc32(data[offset + 8 : end]) != checksum:
+        return None
+    kind = data[kind_at:trace_at].decode()
+    trace_id = data[trace_at:payload_at].decode() if trace_bytes else ""
+    return Placed(offset, end, batch_offset, Record(epoch, sequence, time, kind, data[payload_at:end], trace_id))
 
 
 def refuse_other_version(data: bytes, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -72,6 +72,12 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         last_sequence = await self._memory.append(request.session_id, request.epoch, records)
         self.appended_events += len(records)
         return checkpoint_pb2.AppendReply(last_sequence=last_sequence)
+
+    async def AppendStream(
+        self, request_iterator: AsyncIterator[checkpoint_pb2.AppendRequest], context: Any
+    ) -> AsyncIterator[checkpoint_pb2.AppendReply]:
+        async for request in request_iterator:
+            yield await self.Append(request, context)
 
     async def ReadEvents(
         self, request: checkpoint_pb2.ReadEventsRequest, context: Any
@@ -157,8 +163,8 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         yield checkpoint_pb2.RecoverReply(header=header)
         for piece in _pieces(found.state):
             yield checkpoint_pb2.RecoverReply(data=piece)
-        for record in found.events:
-            yield checkpoint_pb2.RecoverReply(event=_event(record))
+        for start in range(0, len(found.events), BATCH_EVENTS):
+            yield _events(found.events[start : start + BATCH_EVENTS])
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
@@ -167,14 +173,7 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
 
 
 def _record(event: checkpoint_pb2.Event, epoch: int) -> Record:
-    return Record(
-        epoch=epoch,
-        sequence=event.sequence,
-        time_unix_nanos=event.time_unix_nanos,
-        kind=event.kind,
-        payload=event.payload,
-        trace_id=event.trace_id,
-    )
+    return Record(epoch, event.sequence, event.time_unix_nanos, event.kind, event.payload, event.trace_id)
 
 
 def _event(record: Record) -> checkpoint_pb2.Event:
@@ -186,6 +185,22 @@ def _event(record: Record) -> checkpoint_pb2.Event:
         trace_id=record.trace_id,
         epoch=record.epoch,
     )
+
+
+def _events(records: Iterable[Record]) -> checkpoint_pb2.RecoverReply:
+    """Filled in place: a message that is put into another one is copied."""
+    reply = checkpoint_pb2.RecoverReply()
+    add = reply.events.events.add
+    for epoch, sequence, time_unix_nanos, kind, payload, trace_id in records:
+        add(
+            sequence=sequence,
+            kind=kind,
+            payload=payload,
+            time_unix_nanos=time_unix_nanos,
+            trace_id=trace_id,
+            epoch=epoch,
+        )
+    return reply
 
 
 def _info(info: CheckpointInfo) -> checkpoint_pb2.CheckpointInfo:

@@ -151,7 +151,7 @@ def _dry_recovery(session: str, checkpoint_id: str) -> dict[str, Any]:
             elif part == "data":
                 state_bytes += len(reply.data)
             else:
-                sequences.append(reply.event.sequence)
+                sequences += [event.sequence for event in reply.events.events]
     return {
         "session_id": session,
         "checkpoint": output.plain(header.checkpoint) if header.HasField("checkpoint") else None,

@@ -49,6 +49,11 @@ class CheckpointStub:
                 request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendRequest.SerializeToString,
                 response_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendReply.FromString,
                 _registered_method=True)
+        self.AppendStream = channel.stream_stream(
+                '/selfware.checkpoint.v1.Checkpoint/AppendStream',
+                request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendReply.FromString,
+                _registered_method=True)
         self.ReadEvents = channel.unary_stream(
                 '/selfware.checkpoint.v1.Checkpoint/ReadEvents',
                 request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.ReadEventsRequest.SerializeToString,
@@ -109,6 +114,14 @@ class CheckpointServicer:
 
     def Append(self, request, context):
         """Make events durable. Idempotent in (session_id, sequence): the same bytes again are acknowledged again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendStream(self, request_iterator, context):
+        """The same for a writer that appends often: each request is answered by one reply, in order, when it is durable. A
+        refusal ends the stream with the status that Append would have given; nothing after that request was recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +196,11 @@ def add_CheckpointServicer_to_server(servicer, server):
             ),
             'Append': grpc.unary_unary_rpc_method_handler(
                     servicer.Append,
+                    request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendReply.SerializeToString,
+            ),
+            'AppendStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.AppendStream,
                     request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendRequest.FromString,
                     response_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.AppendReply.SerializeToString,
             ),
@@ -306,6 +324,33 @@ class Checkpoint:
             request,
             target,
             '/selfware.checkpoint.v1.Checkpoint/Append',
+            selfware__common_dot_rpc_dot_checkpoint__pb2.AppendRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_checkpoint__pb2.AppendReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/selfware.checkpoint.v1.Checkpoint/AppendStream',
             selfware__common_dot_rpc_dot_checkpoint__pb2.AppendRequest.SerializeToString,
             selfware__common_dot_rpc_dot_checkpoint__pb2.AppendReply.FromString,
             options,

@@ -40,6 +40,10 @@ class CheckpointStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListSessionsRequest, _checkpoint_pb2.ListSessionsReply]
     Append: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.AppendRequest, _checkpoint_pb2.AppendReply]
     """Make events durable. Idempotent in (session_id, sequence): the same bytes again are acknowledged again."""
+    AppendStream: _grpc.StreamStreamMultiCallable[_checkpoint_pb2.AppendRequest, _checkpoint_pb2.AppendReply]
+    """The same for a writer that appends often: each request is answered by one reply, in order, when it is durable. A
+    refusal ends the stream with the status that Append would have given; nothing after that request was recorded.
+    """
     ReadEvents: _grpc.UnaryStreamMultiCallable[_checkpoint_pb2.ReadEventsRequest, _checkpoint_pb2.Event]
     """Events after `after_sequence` in order; with `follow` the stream stays open and new events come as they land."""
     Save: _grpc.StreamUnaryMultiCallable[_checkpoint_pb2.SaveRequest, _checkpoint_pb2.CheckpointInfo]
@@ -64,6 +68,10 @@ class CheckpointAsyncStub(CheckpointStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListSessionsRequest, _checkpoint_pb2.ListSessionsReply]  # type: ignore[assignment]
     Append: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.AppendRequest, _checkpoint_pb2.AppendReply]  # type: ignore[assignment]
     """Make events durable. Idempotent in (session_id, sequence): the same bytes again are acknowledged again."""
+    AppendStream: _aio.StreamStreamMultiCallable[_checkpoint_pb2.AppendRequest, _checkpoint_pb2.AppendReply]  # type: ignore[assignment]
+    """The same for a writer that appends often: each request is answered by one reply, in order, when it is durable. A
+    refusal ends the stream with the status that Append would have given; nothing after that request was recorded.
+    """
     ReadEvents: _aio.UnaryStreamMultiCallable[_checkpoint_pb2.ReadEventsRequest, _checkpoint_pb2.Event]  # type: ignore[assignment]
     """Events after `after_sequence` in order; with `follow` the stream stays open and new events come as they land."""
     Save: _aio.StreamUnaryMultiCallable[_checkpoint_pb2.SaveRequest, _checkpoint_pb2.CheckpointInfo]  # type: ignore[assignment]
@@ -103,6 +111,16 @@ class CheckpointServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.AppendReply, _abc.Awaitable[_checkpoint_pb2.AppendReply]]:
         """Make events durable. Idempotent in (session_id, sequence): the same bytes again are acknowledged again."""
+
+    @_abc_1.abstractmethod
+    def AppendStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_checkpoint_pb2.AppendRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_checkpoint_pb2.AppendReply], _abc.AsyncIterator[_checkpoint_pb2.AppendReply]]:
+        """The same for a writer that appends often: each request is answered by one reply, in order, when it is durable. A
+        refusal ends the stream with the status that Append would have given; nothing after that request was recorded.
+        """
 
     @_abc_1.abstractmethod
     def ReadEvents(

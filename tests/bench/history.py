@@ -7,10 +7,11 @@ cycle does it.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
-import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from selfware_agent import fold, state
@@ -23,8 +24,9 @@ from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.segment import Record
 from selfware_common import clients, events
 from selfware_common.rpc import checkpoint_pb2 as pb
+from selfware_common.rpc import checkpoint_pb2_grpc
 from selfware_common.settings import Settings
-from tests.bench.common import median, say
+from tests.bench.common import median, say, stopwatch
 from tests.bench.served import Checkpointd, tree_bytes
 from tests.bench.workload import corpus
 
@@ -86,31 +88,55 @@ def all_events(count: int) -> Iterator[Kind]:
         yield from step_events(step)
 
 
-async def recover_seconds(base: Path, count: int, rounds: int) -> float:
-    """Median time of the agent's own recovery (all events over gRPC, folded) from a checkpointd that was killed."""
-    found = []
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """Median seconds until all events of a session without a checkpoint are there again, in three places."""
+
+    inprocess: float  # Memory.recover of checkpointd, the journal not yet open
+    rpc: float  # the Recover call of a checkpointd that was killed, every event parsed by the caller
+    agent: float  # the agent's whole recovery: it opens the session, recovers, decodes and folds every event
+
+
+async def recover_seconds(base: Path, count: int, rounds: int) -> Recovered:
+    """The three interleaved, from the same journal."""
+    times: dict[str, list[float]] = {"inprocess": [], "rpc": [], "agent": []}
     with Checkpointd(base) as daemon:
-        epoch = daemon.open("main").epoch
-        batch: list[pb.Event] = []
-        for sequence, (kind, payload) in enumerate(all_events(count), 1):
-            if sequence > count:
-                break
-            batch.append(pb.Event(sequence=sequence, kind=kind, payload=events.encode(payload), time_unix_nanos=1))
-            if len(batch) == 500 or sequence == count:
-                daemon.stub.Append(pb.AppendRequest(session_id="main", epoch=epoch, events=batch), timeout=60)
-                batch.clear()
+        _write_history(daemon, count)
         daemon.process.send_signal(signal.SIGKILL)
+    root = base / "state/checkpointd"
     for _ in range(rounds):
+        memory = Memory(root)
+        with stopwatch(times["inprocess"]):
+            found = await memory.recover("main")
+        assert len(found.events) == count
+        await memory.close()
         with Checkpointd(base) as daemon:
             channel = clients.channel(daemon.socket)
-            memory = AgentMemory(channel, "main")
-            begin = time.perf_counter()
-            await memory.recover()
-            found.append(time.perf_counter() - begin)
-            assert memory.session.sequence == count, memory.recovered_in_words
+            stub = checkpoint_pb2_grpc.CheckpointStub(channel)
+            with stopwatch(times["rpc"]):
+                replies = [reply async for reply in stub.Recover(pb.RecoverRequest(session_id="main"), timeout=60)]
+            assert sum(len(reply.events.events) for reply in replies) == count
             await channel.close()
             daemon.process.send_signal(signal.SIGKILL)
-    return median(found)
+        with Checkpointd(base) as daemon:
+            channel = clients.channel(daemon.socket)
+            agent = AgentMemory(channel, "main")
+            with stopwatch(times["agent"]):
+                await agent.recover()
+            assert agent.session.sequence == count, agent.recovered_in_words
+            await channel.close()
+            daemon.process.send_signal(signal.SIGKILL)
+    return Recovered(**{name: median(values) for name, values in times.items()})
+
+
+def _write_history(daemon: Checkpointd, count: int) -> None:
+    epoch = daemon.open("main").epoch
+    batch: list[pb.Event] = []
+    for sequence, (kind, payload) in enumerate(islice(all_events(count), count), 1):
+        batch.append(pb.Event(sequence=sequence, kind=kind, payload=events.encode(payload), time_unix_nanos=1))
+        if len(batch) == 500 or sequence == count:
+            daemon.stub.Append(pb.AppendRequest(session_id="main", epoch=epoch, events=batch), timeout=60)
+            batch.clear()
 
 
 async def stored_bytes(base: Path, marks: list[int]) -> dict[int, int]:

@@ -1,8 +1,9 @@
 """Benchmark: how long until one event is durable, and how many become durable per second.
 
-Interleaved, one operation each per round: our journal in this process, our journal through gRPC in its own process,
-a bare write + fdatasync of as many bytes, one INSERT committed by SQLite (WAL, synchronous=FULL). All files lie on
-the same disk. A gRPC call that does nothing is timed too: what the wire alone costs.
+Interleaved, one operation each per round: our journal in this process, our journal through gRPC in its own process
+(a call, and a message on a stream that stays open), a bare write + fdatasync of as many bytes, one INSERT committed by
+SQLite (WAL, synchronous=FULL). All files lie on the same disk. A gRPC call that does nothing is timed too: what the
+wire alone costs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import asyncio
 import os
 import sqlite3
 import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from selfware_checkpointd.group_commit import GroupCommitter
@@ -20,54 +23,99 @@ from selfware_checkpointd.segment import Record, encode_record
 from selfware_common import clients
 from selfware_common.rpc import checkpoint_pb2 as pb
 from selfware_common.rpc import checkpoint_pb2_grpc
-from tests.bench.common import line, median, percentile, say, timed
+from tests.bench import writers
+from tests.bench.common import line, median, percentile, say, stopwatch
 from tests.bench.served import Checkpointd
 from tests.rig import temporary_home
 
-KIND = "ActionFinished"
-
 
 def record(sequence: int, payload: bytes, epoch: int = 1) -> Record:
-    return Record(epoch, sequence, time.time_ns(), KIND, payload)
+    return Record(epoch, sequence, time.time_ns(), writers.KIND, payload)
 
 
 async def latencies(base: Path, rounds: int, payload: bytes) -> None:
     """One writer: the time of one durable append."""
-    size = len(encode_record(record(1, payload), 0))
-    times: dict[str, list[float]] = {"bare": [], "sqlite": [], "journal": [], "grpc": [], "empty call": []}
-    bare = os.open(base / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    database = sqlite3.connect(base / "sqlite.db", isolation_level=None)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    database.execute("CREATE TABLE events (sequence INTEGER PRIMARY KEY, kind TEXT, time INTEGER, payload BLOB)")
-    journal = Journal(base / "journal", "bench")
+    times: dict[str, list[float]] = defaultdict(list)
+    bare, database, journal = Bare(base / "bare", payload), Database(base / "sqlite.db"), Journal(base / "journal", "j")
     with Checkpointd(base / "daemon") as daemon:
         channel = clients.channel(daemon.socket)
         stub = checkpoint_pb2_grpc.CheckpointStub(channel)
-        epoch = daemon.open("bench").epoch
+        epochs = {session_id: daemon.open(session_id).epoch for session_id in ("calls", "stream")}
+        stream = stub.AppendStream()
 
-        def append_bare() -> None:
-            os.write(bare, os.urandom(1) * size)
-            os.fdatasync(bare)
+        def request(session_id: str, number: int) -> pb.AppendRequest:
+            events = [writers.event(number, payload)]
+            return pb.AppendRequest(session_id=session_id, epoch=epochs[session_id], events=events)
 
-        for number in range(1, rounds + 1):
-            times["bare"].append(timed(append_bare))
-            row = (number, KIND, time.time_ns(), payload)
-            times["sqlite"].append(timed(lambda row=row: database.execute("INSERT INTO events VALUES (?,?,?,?)", row)))
-            one = record(number, payload)
-            times["journal"].append(timed(lambda one=one: journal.append([one])))
-            times["grpc"].append(await _over_grpc(stub, epoch, number, payload))
-            begin = time.perf_counter()
+        async def call(number: int) -> None:
+            await stub.Append(request("calls", number), timeout=30)
+
+        async def message(number: int) -> None:
+            await stream.write(request("stream", number))
+            await stream.read()
+
+        async def nothing(_: int) -> None:
             await stub.List(pb.ListRequest(session_id="none"), timeout=30)
-            times["empty call"].append(time.perf_counter() - begin)
+
+        ways: list[tuple[str, Callable[[int], Awaitable[None] | None]]] = [
+            ("bare", bare.append),
+            ("journal", lambda number: journal.append([record(number, payload)])),
+            ("sqlite", lambda number: database.append(number, payload)),
+            ("grpc", call),
+            ("stream", message),
+            ("empty call", nothing),
+        ]
+        for number in range(1, rounds + 1):
+            for name, way in ways:
+                with stopwatch(times[name]):
+                    if (going := way(number)) is not None:
+                        await going
+            ways.append(ways.pop(0))  # each follows each other one equally often: what a sync leaves behind is shared
             if number % 200 == 0:
                 say(f"{number} rounds: " + ", ".join(f"{k} {median(v) * 1e3:.3f} ms" for k, v in times.items()))
+        await stream.done_writing()
         await channel.close()
-    journal.close()
-    database.close()
-    os.close(bare)
+    for open_file in (journal, database, bare):
+        open_file.close()
+    _print_latencies(times, rounds)
+
+
+class Bare:
+    """The least that is durable: as many bytes, one write, one fdatasync."""
+
+    def __init__(self, path: Path, payload: bytes) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._bytes = b"x" * len(encode_record(record(1, payload), 0))
+
+    def append(self, _: int) -> None:
+        os.write(self._file, self._bytes)
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Database:
+    """One row, one commit."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("CREATE TABLE events (sequence INTEGER PRIMARY KEY, kind TEXT, time INTEGER, data BLOB)")
+
+    def append(self, number: int, payload: bytes) -> None:
+        row = (number, writers.KIND, time.time_ns(), payload)
+        self._database.execute("INSERT INTO events VALUES (?,?,?,?)", row)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _print_latencies(times: dict[str, list[float]], rounds: int) -> None:
     line("journal", "empty_call_seconds_grpc", "s", median(times["empty call"]), n=rounds)
-    for metric, own in (("append_durable_seconds", "journal"), ("append_durable_seconds_grpc", "grpc")):
+    for suffix, own in (("", "journal"), ("_grpc", "grpc"), ("_grpc_stream", "stream")):
+        metric = f"append_durable_seconds{suffix}"
         for peer, theirs in (("append+fdatasync", "bare"), ("sqlite", "sqlite")):
             mine, other = times[own], times[theirs]
             line("journal", metric, "s", median(mine), peer=peer, peer_value=median(other), n=rounds)
@@ -75,35 +123,11 @@ async def latencies(base: Path, rounds: int, payload: bytes) -> None:
             line("journal", f"{metric}_p99", "s", percentile(mine, 0.99), peer=peer, peer_value=p99, n=rounds)
 
 
-async def _over_grpc(stub: checkpoint_pb2_grpc.CheckpointStub, epoch: int, sequence: int, payload: bytes) -> float:
-    event = pb.Event(sequence=sequence, kind=KIND, payload=payload, time_unix_nanos=time.time_ns())
-    begin = time.perf_counter()
-    await stub.Append(pb.AppendRequest(session_id="bench", epoch=epoch, events=[event]), timeout=30)
-    return time.perf_counter() - begin
-
-
-async def rate_over_grpc(base: Path, writers: int, seconds: float, payload: bytes) -> None:
-    """Many writers at once, each with a session of its own: a session has one writer by design."""
-    with Checkpointd(base / "many") as daemon:
-        channel = clients.channel(daemon.socket)
-        stub = checkpoint_pb2_grpc.CheckpointStub(channel)
-        epochs = [daemon.open(f"writer-{number}").epoch for number in range(writers)]
-        end = time.perf_counter() + seconds
-
-        async def write(number: int) -> int:
-            sequence = 0
-            while time.perf_counter() < end:
-                sequence += 1
-                event = pb.Event(sequence=sequence, kind=KIND, payload=payload, time_unix_nanos=time.time_ns())
-                request = pb.AppendRequest(session_id=f"writer-{number}", epoch=epochs[number], events=[event])
-                await stub.Append(request, timeout=30)
-            return sequence
-
-        begin = time.perf_counter()
-        done = sum(await asyncio.gather(*(write(number) for number in range(writers))))
-        spent = time.perf_counter() - begin
-        await channel.close()
-    line("journal", f"appends_per_second_{writers}", "1/s", done / spent, n=done)
+async def rates_over_grpc(base: Path, count: int, seconds: float, payload: bytes) -> None:
+    """Many writers at once: a session and a stream each, a session each and a call for each event, one session."""
+    for suffix, way in (("", writers.streams), ("_unary", writers.calls), ("_shared", writers.shared)):
+        rate, done = await writers.per_second(base / way.__name__, way, count, seconds, payload)
+        line("journal", f"appends_per_second_{count}{suffix}", "1/s", rate, n=done)
 
 
 async def rate_in_process(base: Path, submitters: int, seconds: float, payload: bytes) -> None:
@@ -124,14 +148,14 @@ async def rate_in_process(base: Path, submitters: int, seconds: float, payload: 
     spent = time.perf_counter() - begin
     await door.close()
     journal.close()
-    line("journal", f"appends_per_second_{submitters}_inprocess", "1/s", done / spent, n=done)
+    line("journal", f"records_per_second_{submitters}", "1/s", done / spent, n=done)
 
 
 async def main(rounds: int, seconds: float, payload_bytes: int) -> None:
     payload = (b'{"task_id": "bench", "output": "' + b"what a command printed " * payload_bytes)[:payload_bytes]
     async with temporary_home() as base:
         await latencies(base, rounds, payload)
-        await rate_over_grpc(base, 32, seconds, payload)
+        await rates_over_grpc(base, 32, seconds, payload)
         await rate_in_process(base, 64, seconds, payload)
 
 

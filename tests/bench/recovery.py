@@ -108,8 +108,11 @@ async def main(given: argparse.Namespace) -> None:
     async with temporary_home() as base:
         if "recover" in parts:
             rounds = 5
-            seconds = await history.recover_seconds(base / "recover", given.events, rounds)
-            line("recovery", f"recover_{given.events}_events_seconds", "s", seconds, n=rounds)
+            found = await history.recover_seconds(base / "recover", given.events, rounds)
+            metric = f"recover_{given.events}_events_seconds"
+            line("recovery", metric, "s", found.rpc, n=rounds)
+            line("recovery", f"{metric}_inprocess", "s", found.inprocess, n=rounds)
+            line("recovery", f"{metric}_agent", "s", found.agent, n=rounds)
         if "storage" in parts:
             await storage(base, given.steps, peers)
         if "effects" in parts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,8 +78,8 @@ class Server:
                     header = reply.header
                 case "data":
                     state += reply.data
-                case "event":
-                    events.append(reply.event)
+                case "events":
+                    events += reply.events.events
         return header, bytes(state), events
 
 
@@ -198,6 +200,108 @@ def test_a_torn_journal_tail_is_cut_and_said_and_work_goes_on(home: Path) -> Non
     assert server.append(server.open().epoch, 3, b"three") == 3
     assert [event.payload for event in server.recover()[2]] == [b"one", b"two", b"three"]
     assert "unfinished" in server.end(signal.SIGTERM)
+
+
+def requests(epoch: int, *sequences: int, session_id: str = "s") -> Iterator[pb.AppendRequest]:
+    for sequence in sequences:
+        events = [pb.Event(sequence=sequence, kind="Test", payload=b"event %d" % sequence)]
+        yield pb.AppendRequest(session_id=session_id, epoch=epoch, events=events)
+
+
+def test_each_request_of_a_stream_is_answered_in_order_and_is_there_after_kill_9(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    replies = server.stub.AppendStream(requests(epoch, 1, 2, 3, 3, 4), timeout=20)
+    assert [reply.last_sequence for reply in replies] == [1, 2, 3, 3, 4]
+    server.end()
+    server = Server(home)
+    assert [event.payload for event in server.recover()[2]] == [b"event 1", b"event 2", b"event 3", b"event 4"]
+    server.end()
+
+
+def test_a_refusal_ends_the_stream_and_nothing_after_it_is_recorded(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    for sequences, code in (([1, 3, 2], "FAILED_PRECONDITION"), ([1, 0, 2], "FAILED_PRECONDITION")):
+        replies, heard = server.stub.AppendStream(requests(epoch, *sequences), timeout=20), []
+        with pytest.raises(grpc.RpcError) as refused:
+            heard.extend(reply.last_sequence for reply in replies)
+        assert heard == [1]
+        assert refused.value.code().name == code
+        assert "expects event 2 next" in refused.value.details()
+    newer = server.open().epoch
+    with pytest.raises(grpc.RpcError) as stale:
+        list(server.stub.AppendStream(requests(epoch, 2), timeout=20))
+    assert stale.value.code() == grpc.StatusCode.ABORTED
+    assert [r.last_sequence for r in server.stub.AppendStream(requests(newer, 2), timeout=20)] == [2]
+    assert [event.payload for event in server.recover()[2]] == [b"event 1", b"event 2"]
+    server.end()
+
+
+def test_a_writer_is_fenced_in_the_middle_of_its_stream(home: Path) -> None:
+    server = Server(home)
+    old = server.open().epoch
+    go_on = threading.Event()
+
+    def twice() -> Iterator[pb.AppendRequest]:
+        yield from requests(old, 1)
+        assert go_on.wait(20)
+        yield from requests(old, 2)
+
+    replies = server.stub.AppendStream(twice(), timeout=30)
+    assert next(replies).last_sequence == 1
+    server.open()
+    go_on.set()
+    with pytest.raises(grpc.RpcError) as refused:
+        next(replies)
+    assert refused.value.code() == grpc.StatusCode.ABORTED
+    server.end()
+
+
+def test_many_sessions_that_write_at_once_lose_nothing_to_kill_9(home: Path) -> None:
+    server = Server(home)
+    names = [f"s{number}" for number in range(12)]
+    epochs = {name: server.open(name).epoch for name in names}
+    acknowledged = dict.fromkeys(names, 0)
+    enough = threading.Event()
+
+    def write(name: str) -> None:
+        with contextlib.suppress(grpc.RpcError):  # the kill
+            for reply in server.stub.AppendStream(
+                requests(epochs[name], *range(1, 1_000_000), session_id=name), timeout=60
+            ):
+                acknowledged[name] = reply.last_sequence
+                if min(acknowledged.values()) >= 20:
+                    enough.set()
+
+    threads = [threading.Thread(target=write, args=[name]) for name in names]
+    for thread in threads:
+        thread.start()
+    assert enough.wait(60)
+    server.process.kill()
+    for thread in threads:
+        thread.join(30)
+    server.end()
+    server = Server(home)
+    for name in names:
+        assert server.open(name).last_sequence >= acknowledged[name] >= 20
+        read = [event.sequence for event in server.stub.ReadEvents(pb.ReadEventsRequest(session_id=name), timeout=30)]
+        assert read == list(range(1, len(read) + 1))
+    server.end()
+
+
+def test_ten_thousand_events_come_back_whole_and_in_order(home: Path) -> None:
+    server = Server(home)
+    epoch = server.open().epoch
+    for first in range(1, 10_001, 1000):
+        server.append(epoch, first, *(b"payload %d" % number for number in range(first, first + 1000)))
+    server.end()
+    server = Server(home)
+    header, _, events = server.recover()
+    assert header.last_sequence == 10_000
+    assert [event.sequence for event in events] == list(range(1, 10_001))
+    assert all(event.payload == b"payload %d" % event.sequence and event.epoch == epoch for event in events)
+    server.end()
 
 
 def test_a_follower_sees_new_events_as_they_land(home: Path) -> None:

@@ -25,11 +25,16 @@ PROMISED = {
     "journal --rounds 20 --seconds 0.3": {
         "append_durable_seconds",
         "append_durable_seconds_grpc",
+        "append_durable_seconds_grpc_stream",
         "appends_per_second_32",
-        "appends_per_second_64_inprocess",
+        "appends_per_second_32_unary",
+        "appends_per_second_32_shared",
+        "records_per_second_64",
     },
     "recovery --no-peers --only recover --only storage --events 200 --steps 20": {
         "recover_200_events_seconds",
+        "recover_200_events_seconds_inprocess",
+        "recover_200_events_seconds_agent",
         "stored_bytes_20_steps",
     },
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfware_checkpointd.errors import SequenceGapError, StorageError
-from selfware_checkpointd.group_commit import GroupCommitter
+from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from tests.unit.selfware_checkpointd.helpers import event, events
 
@@ -26,11 +26,11 @@ def test_nobody_is_acknowledged_before_the_sync_and_all_share_one(tmp_path: Path
         nonlocal syncs
         gate.set()
         journal = Journal(tmp_path, "s", sync=sync)
-        door = GroupCommitter(journal, quick_seconds=0)
+        door = GroupCommitter(journal, Writers(quick_seconds=0))
         await door.submit([event(1)])
         gate.clear()
         syncs = 0
-        writers = [asyncio.create_task(door.submit([event(sequence)])) for sequence in range(2, 50)]
+        writers = [door.submit([event(sequence)]) for sequence in range(2, 50)]
         await asyncio.wait(writers, timeout=0.1)
         assert not any(writer.done() for writer in writers)
         gate.set()
@@ -76,7 +76,7 @@ def test_a_failed_write_is_every_callers_error(tmp_path: Path, quick_seconds: fl
 
     async def scenario() -> None:
         nonlocal failing
-        door = GroupCommitter(Journal(tmp_path, "s", sync=sync), quick_seconds)
+        door = GroupCommitter(Journal(tmp_path, "s", sync=sync), Writers(quick_seconds))
         await door.submit([event(1)])
         failing = True
         outcomes = await asyncio.gather(door.submit([event(2)]), door.submit([event(3)]), return_exceptions=True)
@@ -91,8 +91,8 @@ def test_a_failed_write_is_every_callers_error(tmp_path: Path, quick_seconds: fl
 def test_a_caller_that_gave_up_disturbs_nobody(tmp_path: Path) -> None:
     async def scenario() -> None:
         door = GroupCommitter(Journal(tmp_path, "s"))
-        first = asyncio.create_task(door.submit([event(1)]))
-        second = asyncio.create_task(door.submit([event(2)]))
+        first = door.submit([event(1)])
+        second = door.submit([event(2)])
         await asyncio.sleep(0)
         first.cancel()
         await second
@@ -110,6 +110,98 @@ def test_a_follower_wakes_when_an_event_lands(tmp_path: Path) -> None:
         assert not follower.done()
         await door.submit([event(1)])
         await asyncio.wait_for(follower, 5)
+        await door.close()
+
+    asyncio.run(scenario())
+
+
+def test_journals_that_share_the_threads_are_synced_side_by_side(tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=20)
+    waits = False
+
+    def sync(file: int) -> None:
+        if waits:
+            together.wait()  # broken, and an error, unless a second fdatasync begins before this one ends
+        os.fdatasync(file)
+
+    async def scenario() -> None:
+        nonlocal waits
+        writers = Writers(quick_seconds=0)
+        doors = [GroupCommitter(Journal(tmp_path / name, name, sync=sync), writers) for name in ("a", "b")]
+        for door in doors:
+            await door.submit([event(1)])
+        waits = True
+        await asyncio.gather(*(door.submit([event(2)]) for door in doors))
+        for door in doors:
+            await door.close()
+        writers.close()
+
+    asyncio.run(scenario())
+    for name in ("a", "b"):
+        assert list(Journal(tmp_path / name, name).read()) == events(1, 2)
+
+
+@pytest.mark.parametrize("quick_seconds", [0, 10])
+def test_more_journals_than_threads_all_become_durable(tmp_path: Path, quick_seconds: float) -> None:
+    async def scenario() -> None:
+        writers = Writers(quick_seconds, threads=2)
+        doors = [GroupCommitter(Journal(tmp_path / str(number), "s"), writers) for number in range(9)]
+
+        async def write(door: GroupCommitter) -> None:
+            for sequence in range(1, 31):
+                await door.submit([event(sequence)])
+                assert door.journal.last_sequence == sequence
+
+        await asyncio.gather(*(write(door) for door in doors))
+        for door in doors:
+            await door.close()
+        writers.close()
+
+    asyncio.run(scenario())
+    for number in range(9):
+        assert list(Journal(tmp_path / str(number), "s").read()) == events(1, 30)
+
+
+def test_a_stuck_journal_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    gate = threading.Event()
+    gate.set()
+
+    def sync(file: int) -> None:
+        assert gate.wait(20)
+        os.fdatasync(file)
+
+    async def scenario() -> None:
+        writers = Writers(quick_seconds=0)
+        stuck = GroupCommitter(Journal(tmp_path / "stuck", "stuck", sync=sync), writers)
+        other = GroupCommitter(Journal(tmp_path / "other", "other"), writers)
+        await stuck.submit([event(1)])
+        gate.clear()
+        held = stuck.submit([event(2)])
+        await asyncio.sleep(0)
+        for sequence in range(1, 20):
+            await asyncio.wait_for(other.submit([event(sequence)]), 20)
+        assert not held.done()
+        gate.set()
+        await held
+        for door in (stuck, other):
+            await door.close()
+        writers.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("quick_seconds", [0, 10])
+def test_a_defect_is_heard_by_every_caller_and_the_door_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_seconds: float
+) -> None:
+    async def scenario() -> None:
+        door = GroupCommitter(Journal(tmp_path, "s"), Writers(quick_seconds))
+        await door.submit([event(1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(door.journal, "commit", lambda _: 1 / 0)
+            outcomes = await asyncio.gather(door.submit([event(2)]), door.submit([event(3)]), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, ZeroDivisionError]
+        await door.submit([event(2)])
         await door.close()
 
     asyncio.run(scenario())

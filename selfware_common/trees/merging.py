@@ -10,7 +10,7 @@ import abc
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfware_common.errors import DiskFullError, SelfwareError
@@ -21,6 +21,7 @@ from selfware_common.trees.stream import Entry, Kind
 
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _TYPES = {
     Kind.DIRECTORY: stat.S_IFDIR,
     Kind.FILE: stat.S_IFREG,
@@ -35,15 +36,14 @@ class Level:
 
     entry: Entry
     existing: list[bytes]
-    mode_before: int
     is_real: bool = True
 
 
 class Merge(abc.ABC):
     """One pass over a tree and the directory at root."""
 
-    def __init__(self, tree: Tree, root: Path, descent: Descent) -> None:
-        self._tree, self._root, self._descent = tree, root, descent
+    def __init__(self, tree: Tree, root: Path, descent: Descent, set_id: bool) -> None:
+        self._tree, self._root, self._descent, self._set_id = tree, root, descent, set_id
         self._levels: list[Level] = []
         self._at = b""  # what an error is about
 
@@ -77,6 +77,8 @@ class Merge(abc.ABC):
         """Done with all in a directory; the level is no longer on the stack."""
 
     def _place(self, entry: Entry) -> None:
+        if entry.kind == Kind.FILE and entry.mode & _SET_ID and not self._set_id:
+            entry = replace(entry, mode=entry.mode & ~_SET_ID)
         status = self._status(entry.name) if entry.depth else os.fstat(self._descent.fd)
         if entry.kind == Kind.DIRECTORY:
             self._levels.append(self._directory(entry, status))

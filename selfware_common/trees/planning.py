@@ -26,16 +26,17 @@ class Plan:
     deleted: tuple[bytes, ...]
 
 
-def plan_restore(stream: BinaryIO, root: Path) -> Plan:
-    """What restore_tree would create, change and delete. TreeDamagedError, TreeVersionError, TreeRestoreError.
+def plan_restore(stream: BinaryIO, root: Path, set_id: bool = False) -> Plan:
+    """What restore_tree, called alike, would create, change and delete.
 
+    TreeDamagedError, TreeVersionError; TreeRestoreError where it cannot even look.
     A directory that we may not read is taken for empty, and so is a root that is not there.
     """
     tree = read_tree(stream)
     if not root.exists():
         return Plan(tuple(entry.path for entry in tree if entry.kind != Kind.UNREAD), (), ())
     with Descent(open_root(root)) as descent:
-        planning = _Planning(tree, root, descent)
+        planning = _Planning(tree, root, descent, set_id)
         planning.run()
     return Plan(tuple(planning.created), tuple(planning.changed), tuple(planning.deleted))
 
@@ -43,8 +44,8 @@ def plan_restore(stream: BinaryIO, root: Path) -> Plan:
 class _Planning(Merge):
     """Collects the names."""
 
-    def __init__(self, tree: Tree, root: Path, descent: Descent) -> None:
-        super().__init__(tree, root, descent)
+    def __init__(self, tree: Tree, root: Path, descent: Descent, set_id: bool) -> None:
+        super().__init__(tree, root, descent, set_id)
         self.created: list[bytes] = []
         self.changed: list[bytes] = []
         self.deleted: list[bytes] = []
@@ -55,13 +56,13 @@ class _Planning(Merge):
     def _directory(self, entry: Entry, status: os.stat_result | None) -> Level:
         self._leaf(entry, status)
         if status is None or not stat.S_ISDIR(status.st_mode):
-            return Level(entry, [], 0, is_real=False)
+            return Level(entry, [], is_real=False)
         try:
             if entry.depth:
                 self._descent.enter(entry.name)
         except PermissionError:
-            return Level(entry, [], 0, is_real=False)
-        return Level(entry, names_in(self._descent.fd), 0)
+            return Level(entry, [], is_real=False)
+        return Level(entry, names_in(self._descent.fd))
 
     def _leaf(self, entry: Entry, status: os.stat_result | None) -> None:
         if status is None:

@@ -128,7 +128,7 @@ def _prove(base: Path, rounds: int, chance: random.Random, seed: int) -> Verdict
         if jump % 2:
             killed += kill_half_way(base, tree, workspace, chance.uniform(0.0, 0.03))
         begun = time.perf_counter()
-        done = restore_tree(io.BytesIO(tree), workspace)
+        done = restore_tree(io.BytesIO(tree), workspace, set_id=True)
         figures.restore_seconds += time.perf_counter() - begun
         figures.restored_bytes += len(tree)
         figures.jumps += 1
@@ -239,7 +239,7 @@ def kill_half_way(base: Path, tree: bytes, workspace: Path, after_seconds: float
     saved.write_bytes(tree)
     code = (
         "import pathlib, sys; from selfware_common.trees import restore_tree; print('begun', flush=True); "
-        "restore_tree(open(sys.argv[1], 'rb'), pathlib.Path(sys.argv[2]))"
+        "restore_tree(open(sys.argv[1], 'rb'), pathlib.Path(sys.argv[2]), set_id=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code, saved, workspace], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

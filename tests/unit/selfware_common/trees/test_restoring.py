@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -120,6 +122,44 @@ def test_a_hard_link_to_a_file_outside_is_cut_before_anything_is_changed(tmp_pat
     assert reading(root) == wanted
     assert (now.st_mode, now.st_mtime_ns, now.st_ino) == (theirs.st_mode, theirs.st_mtime_ns, theirs.st_ino)
     assert now.st_nlink == 1
+
+
+def test_setuid_comes_back_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "shared").mkdir(parents=True)
+    (root / "shared").chmod(0o2775)
+    (root / "program").write_text("planted")
+    (root / "program").chmod(0o6755)
+    data = save(root)
+    restore_tree(stream(data), root)
+    assert stat.S_IMODE(os.stat(root / "program").st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(root / "shared").st_mode) == 0o2775
+    assert plan_restore(stream(data), root).changed == ()
+    assert plan_restore(stream(data), root, set_id=True).changed == (b"program",)
+    restore_tree(stream(data), root, set_id=True)
+    assert save(root) == data
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_restores_belongs_to_who_had_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make_tree(root)
+    data = save(root)
+    for path in [root, *root.rglob("*")]:
+        os.chown(path, 1234, 1235, follow_symlinks=False)
+    os.chown(root / "a-b", 4321, 4322)
+    (root / "a-b").write_text("changed")
+    shutil.rmtree(root / "a")
+    (root / "link").unlink()
+    (root / "pipe").unlink()
+    (root / "program").unlink()
+    restore_tree(stream(data), root)
+    assert save(root) == data
+    owners = {
+        path.name: (os.lstat(path).st_uid, os.lstat(path).st_gid) for path in root.rglob("*") if not path.is_symlink()
+    }
+    assert owners.pop("a-b") == (4321, 4322)
+    assert set(owners.values()) == {(1234, 1235)}
 
 
 def test_a_full_disk_is_called_that_and_leaves_no_temporary_file(

@@ -198,6 +198,35 @@ def test_a_file_with_another_content_is_refused_and_changes_nothing(tmp_path: Pa
     assert reading(tmp_path) == before
 
 
+RAW = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from([1, 1, 2, 3, 4, 6]),
+    st.sampled_from([b"a", b"b", b"c", b"d", b"a/b", b"..", b"", b"\xff"]),
+    st.sampled_from([0o777, 0o700, 0o4755, 0o10755]),
+    st.sampled_from([b"", b"", b"/etc", b"../..", b"a\0"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(entries=st.lists(RAW, max_size=8))
+def test_a_forged_stream_is_refused_or_becomes_the_tree_that_it_says(
+    entries: list[tuple[int, int, bytes, int, bytes]],
+) -> None:
+    writer = forged()
+    for depth, kind, name, mode, target in entries:
+        writer.put(depth, kind, name, mode, target if kind == Kind.LINK else b"")
+    data = writer.whole()
+    with tempfile.TemporaryDirectory() as base:
+        root = Path(base, "root")
+        try:
+            restore_tree(stream(data), root, set_id=True)
+        except TreeDamagedError:
+            assert not root.exists()
+        else:
+            assert list(read_tree(stream(save(root)))) == list(read_tree(stream(data)))
+        assert set(os.listdir(base)) <= {"root"}
+
+
 # --- damage ---
 
 

@@ -105,7 +105,7 @@ class Figures:
 
 
 def prove(rounds: int, seed: int) -> Verdict:
-    """`rounds` counts steps; one jump for every ten of them. Faults are restores that were killed half-way."""
+    """`rounds` counts steps; one jump for every ten of them. Faults are kills that left a tree between two steps."""
     base = Path(tempfile.mkdtemp(prefix="selfware-rewind-"))
     try:
         return _prove(base, rounds, random.Random(seed), seed)
@@ -126,7 +126,9 @@ def _prove(base: Path, rounds: int, chance: random.Random, seed: int) -> Verdict
         step = chance.randrange(len(moments))
         conversation, tree = load(store, moments[step])
         if jump % 2:
-            killed += kill_half_way(base, tree, workspace, chance.uniform(0.0, 0.03))
+            before = look(workspace)
+            kill_half_way(base, tree, workspace, chance.uniform(0.0, 0.03))
+            killed += look(workspace) not in (before, moments[step].tree)
         begun = time.perf_counter()
         done = restore_tree(io.BytesIO(tree), workspace, set_id=True)
         figures.restore_seconds += time.perf_counter() - begun
@@ -220,6 +222,7 @@ def run(workspace: Path, command: str) -> bool:
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     for who in ("AUTHOR", "COMMITTER"):
         environment |= {f"GIT_{who}_NAME": "Proof", f"GIT_{who}_EMAIL": "proof@localhost"}
+        environment[f"GIT_{who}_DATE"] = "1700000000 +0000"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, env=environment, capture_output=True, timeout=60, check=False
     )
@@ -233,8 +236,8 @@ def load(store: Store, moment: Moment) -> tuple[bytes, bytes]:
     return data[8 : 8 + length], data[8 + length :]
 
 
-def kill_half_way(base: Path, tree: bytes, workspace: Path, after_seconds: float) -> bool:
-    """Begin a restore in a process of its own and kill it; whether it was still at work."""
+def kill_half_way(base: Path, tree: bytes, workspace: Path, after_seconds: float) -> None:
+    """Begin a restore in a process of its own and kill it."""
     saved = base / "saved"
     saved.write_bytes(tree)
     code = (
@@ -246,7 +249,6 @@ def kill_half_way(base: Path, tree: bytes, workspace: Path, after_seconds: float
         process.stdout.readline()
         time.sleep(after_seconds)
         process.send_signal(signal.SIGKILL)
-    return process.returncode == -signal.SIGKILL
 
 
 def differences(workspace: Path, conversation: bytes, moment: Moment) -> list[str]:

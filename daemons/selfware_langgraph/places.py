@@ -25,11 +25,15 @@ class Place:
 
 
 def place_of(config: RunnableConfig) -> Place:
-    """What a config names. Raises UsageError when it names no thread."""
+    """What a config names. Raises UsageError when it names no thread, or one that is not text."""
     given = config.get("configurable") or {}
     thread_id = given.get("thread_id")
     if thread_id is None:
         raise UsageError(problem="The config has no configurable.thread_id: it says which thread to remember.")
+    try:
+        str(thread_id).encode()
+    except UnicodeEncodeError:
+        raise UsageError(problem=f"The thread_id {thread_id!r} is not valid text.") from None
     ns, checkpoint_id = given.get("checkpoint_ns"), given.get("checkpoint_id")
     only_ns = None if ns is None else str(ns)
     return Place(str(thread_id), only_ns or "", str(checkpoint_id) if checkpoint_id else None, only_ns)

@@ -209,6 +209,28 @@ def test_a_graph_goes_on_after_an_interrupt_in_another_saver_on_a_restarted_chec
         assert history == [3, 2, 1, 0]
 
 
+def test_a_pruned_graph_with_a_delta_channel_keeps_its_value(server: Server) -> None:
+    delta = pytest.importorskip("langgraph.channels.delta", reason="this LangGraph has no DeltaChannel")
+
+    def extend(said: list[str], more: list[list[str]]) -> list[str]:
+        return said + [one for each in more for one in each]
+
+    channel = delta.DeltaChannel(extend, list, snapshot_frequency=3)
+    schema: Any = TypedDict("Delta", {"messages": Annotated[list[str], channel]})  # type: ignore[operator]
+    graph: Any = StateGraph(schema)
+    graph.add_node("work", lambda state: {"messages": [str(len(state["messages"]))]})
+    graph.add_edge(START, "work")
+    graph.add_edge("work", END)
+    with SelfwareSaver(server.socket) as saver:
+        compiled = graph.compile(checkpointer=saver)
+        for _ in range(4):
+            compiled.invoke({"messages": ["hello"]}, config_of("delta"))
+            before = compiled.get_state(config_of("delta")).values
+            saver.prune(["delta"])
+            assert compiled.get_state(config_of("delta")).values == before
+        assert before["messages"] == ["hello", "1", "hello", "3", "hello", "5", "hello", "7"]
+
+
 def test_the_same_graph_under_asyncio(server: Server) -> None:
     async def run() -> Any:
         config: Any = {"configurable": {"thread_id": "async"}}
@@ -251,8 +273,10 @@ def test_a_deleted_thread_is_empty_and_can_begin_again(server: Server) -> None:
 
 def test_bad_input_and_an_absent_checkpointd_get_one_sentence(server: Server, tmp_path: Path) -> None:
     with SelfwareSaver(server.socket) as saver:
-        with pytest.raises(UsageError, match="no configurable.thread_id"):
+        with pytest.raises(UsageError, match=r"no configurable\.thread_id"):
             saver.get_tuple({"configurable": {}})
+        with pytest.raises(UsageError, match="not valid text"):
+            saver.get_tuple(config_of("\ud800"))
         with pytest.raises(UsageError, match="no strategy 'newest'"):
             saver.prune(["x"], strategy="newest")
         with pytest.raises(UsageError, match="checkpoint_id"):

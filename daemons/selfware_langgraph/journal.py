@@ -52,7 +52,10 @@ class Journal:
     def sessions(self) -> list[str]:
         """Every session's id. Raises UnreachableError."""
         request = checkpoint_pb2.ListSessionsRequest()
-        reply = self._patiently("the list of threads", lambda stub, left: stub.ListSessions(request, timeout=left))
+        try:
+            reply = self._patiently("the list of threads", lambda stub, left: stub.ListSessions(request, timeout=left))
+        except grpc.RpcError as error:
+            raise self._unreachable(error.details()) from error
         return [one.session_id for one in reply.sessions]
 
     def open(self, session_id: str) -> tuple[int, int]:
@@ -115,9 +118,12 @@ class Journal:
                     raise
                 if time.monotonic() + pause > deadline:
                     reason = f"{error.details() or error.code().name}, for {self.patience_seconds:g} s ({what})"
-                    raise UnreachableError(daemon="selfware-checkpointd", path=self._socket, reason=reason) from error
+                    raise self._unreachable(reason) from error
             time.sleep(pause)
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+
+    def _unreachable(self, reason: str) -> UnreachableError:
+        return UnreachableError(daemon="selfware-checkpointd", path=self._socket, reason=reason)
 
     def _stub(self) -> checkpoint_pb2_grpc.CheckpointStub:
         with self._lock:

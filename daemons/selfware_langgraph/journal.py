@@ -55,7 +55,7 @@ class Journal:
         try:
             reply = self._patiently("the list of threads", lambda stub, left: stub.ListSessions(request, timeout=left))
         except grpc.RpcError as error:
-            raise self._unreachable(error.details()) from error
+            raise self._unreachable(error.details() or "it refused the list of sessions") from error
         return [one.session_id for one in reply.sessions]
 
     def open(self, session_id: str) -> tuple[int, int]:

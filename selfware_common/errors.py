@@ -71,6 +71,14 @@ class DiskFullError(SelfwareError):
     hint = "Free some space there; saving resumes by itself. Nothing acknowledged was lost."
 
 
+class ChunkerMissingError(SelfwareError):
+    """The compiled half of pyfastcdc is missing, and without it a save would take 100 times as long."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 69  # EX_UNAVAILABLE
+    hint = "Install the binary wheel: pip install --force-reinstall --only-binary :all: pyfastcdc"
+
+
 class UnreachableError(SelfwareError):
     """Cannot reach {daemon} at {path}: {reason}."""
 

@@ -7,12 +7,14 @@ import sys
 import time
 
 from selfware_checkpointd import config
+from selfware_checkpointd.bulk import BulkServer
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
 from selfware_common import daemon
 from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
+from selfware_common.state.wire import BULK_SOCKET
 
 CYCLE_SECONDS = 10.0
 MAINTAIN_SECONDS = 60.0
@@ -29,6 +31,13 @@ class CheckpointDaemon(daemon.Daemon):
         self._root = config.root(self.paths, self.settings)
         self._memory = await asyncio.to_thread(Memory, self._root)
         self._service = CheckpointService(self._memory, self.settings.resources.quotas.max_checkpoint_size)
+        self._bulk = BulkServer(
+            self.paths.socket_of(self.name, BULK_SOCKET),
+            self._memory,
+            self.settings.resources.quotas.max_checkpoint_size,
+            self._service.saved_elsewhere(asyncio.get_running_loop()),
+        )
+        self._bulk.start()
         self._maintained = time.monotonic()
         self._log_notes()
 
@@ -62,6 +71,7 @@ class CheckpointDaemon(daemon.Daemon):
         return self._sentence()
 
     async def close(self) -> None:
+        self._bulk.stop()
         await self._memory.close()
 
     def _sentence(self) -> str:

@@ -1,8 +1,9 @@
 """Every pack on disk and where every chunk lies: rebuilt from the packs whenever the daemon starts.
 
 A pack whose checkpoint is alive is called ``ckpt-<number>.pack``; when the checkpoint was deleted and later ones
-still use its chunks it is renamed to ``.chunks``, which is one atomic step. A chunk that turns out to be damaged is
-forgotten here, so that the next save stores it again and older checkpoints heal with it.
+still use its chunks it is renamed to ``.chunks``, which is one atomic step. An empty one is the next checkpoint's; see
+``packing`` for how a save that was cut off is told from damage. A chunk that turns out to be damaged is forgotten here,
+so that the next save stores it again and older checkpoints heal with it.
 
 Owns the names in the checkpoint directory. Not thread-safe: the store holds a lock.
 """
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.files import remove_leftovers, sync_directory
-from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import Group, PackIndex, read_index, unpack_group
+from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index, unpack_group
 
 LIVE = ".pack"
 CHUNKS_ONLY = ".chunks"
@@ -33,6 +35,7 @@ class Pack:
     info: CheckpointInfo | None = None
     problem: str = ""
     firsts: list[int] = field(default_factory=list)
+    version: int = VERSION
 
     @property
     def is_live(self) -> bool:
@@ -55,15 +58,24 @@ class Catalog:
         self.directory = directory
         self.packs: dict[int, Pack] = {}
         self.places: dict[bytes, tuple[int, int]] = {}
+        self.lost: dict[int, set[int]] = {}  # per pack, the chunks that turned out to be damaged
+        self.cut_off = ""  # one sentence about a save that never ended
+        self._highest = 0
+        self._said: dict[tuple[str, Level, int, bytes], int] = {}
         remove_leftovers(directory)
-        for path in sorted(directory.glob("ckpt-*")):
+        files = {}
+        for path in directory.glob("ckpt-*"):
             digits = path.stem.removeprefix("ckpt-")
             if path.suffix in (LIVE, CHUNKS_ONLY) and digits.isdecimal():
-                self._add_file(path, int(digits))
+                files[int(digits)] = path
+        for number in sorted(files):
+            is_last = number == max(files)
+            if files[number].stat().st_size or not is_last:
+                self._add_file(files[number], number, is_last)
 
     def next_number(self) -> int:
-        """Larger than every number in use."""
-        return max(self.packs, default=0) + 1
+        """Larger than every number that was ever in use."""
+        return self._highest + 1
 
     def path_of(self, number: int) -> Path:
         """Where a live checkpoint's pack lies."""
@@ -80,6 +92,57 @@ class Catalog:
             raise ValueError(index.problem)
         return decode_manifest(index.manifest, 0)[1]
 
+    def replace(self, number: int, pack: Pack) -> None:
+        """The same chunks, or fewer, lie in another way in the same file now."""
+        old = self.packs[number]
+        self.packs[number] = pack
+        kept = {index for group in pack.groups for index in range(group.first, group.first + len(group.hashes))}
+        for group in old.groups:
+            for index, digest in enumerate(group.hashes, group.first):
+                if index not in kept and self.places.get(digest) == (number, index):
+                    del self.places[digest]
+
+    def all_runs(self) -> list[Run]:
+        """The runs of every readable checkpoint; one that turns out to be damaged is marked so."""
+        runs: list[Run] = []
+        for number, pack in self.packs.items():
+            if pack.info is not None:
+                try:
+                    runs += self.runs_of(number)
+                except ValueError as error:
+                    pack.info, pack.problem = None, str(error)
+        return runs
+
+    def chunks_of(self, number: int) -> ChunkList:
+        """The chunks of a live checkpoint in order; raises ValueError if one of its packs is gone or damaged."""
+        chunks = ChunkList()
+        for run in self.runs_of(number):
+            index, end = run.first, run.first + run.count
+            while index < end:
+                pack = self.packs.get(run.pack)
+                group = pack.group_of(index) if pack else None
+                if group is None:
+                    raise ValueError(f"chunk {index} of {checkpoint_id(run.pack)} is missing")
+                at = index - group.first
+                stop = min(end - index, len(group.hashes) - at)
+                for digest, length in zip(group.hashes[at : at + stop], group.lengths[at : at + stop], strict=True):
+                    chunks.add(digest, length, run.pack, index)
+                    index += 1
+        return chunks
+
+    def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
+        """The newest readable one of a session, of this level if one is given."""
+        for number in reversed(self.packs):
+            info = self.packs[number].info
+            if info is not None and info.session_id == session_id and level in (None, info.level):
+                return info
+        return None
+
+    def same(self, session_id: str, level: Level, sequence: int, root: bytes) -> CheckpointInfo | None:
+        """The checkpoint that says exactly this already."""
+        number = self._said.get((session_id, level, sequence, root))
+        return None if number is None else self.packs[number].info
+
     def unpack(self, number: int, group: Group) -> list[bytes | None]:
         """A group's chunks, each checked; damaged ones are None and forgotten."""
         try:
@@ -91,15 +154,24 @@ class Catalog:
                 chunks = unpack_group(file, group)
             finally:
                 os.close(file)
-        for index, (digest, chunk) in enumerate(zip(group.hashes, chunks, strict=True), group.first):
-            if chunk is None and self.places.get(digest) == (number, index):
-                del self.places[digest]
+        self.forget([(number, index) for index, chunk in enumerate(chunks, group.first) if chunk is None])
         return chunks
+
+    def forget(self, damaged: Sequence[tuple[int, int]]) -> None:
+        """These chunks (pack, number in it) are not what their hashes say: the next save stores them again."""
+        for number, index in damaged:
+            self.lost.setdefault(number, set()).add(index)
+            pack = self.packs.get(number)
+            group = pack.group_of(index) if pack else None
+            if group is not None and self.places.get(group.hashes[index - group.first]) == (number, index):
+                del self.places[group.hashes[index - group.first]]
 
     def retire(self, numbers: Sequence[int]) -> None:
         """These checkpoints are gone; their chunks stay until ``sweep``."""
         for number in numbers:
             pack = self.packs[number]
+            if pack.info is not None:
+                self._said.pop(_saying(pack.info), None)
             retired = pack.path.with_suffix(CHUNKS_ONLY)
             pack.path.rename(retired)
             pack.path, pack.info = retired, None
@@ -107,17 +179,12 @@ class Catalog:
 
     def sweep(self) -> int:
         """Remove packs that no living checkpoint uses; returns the bytes freed. Harmless when it runs twice."""
-        used: set[int] = set()
-        for number, pack in self.packs.items():
-            if pack.info is not None:
-                try:
-                    used.update(run.pack for run in self.runs_of(number))
-                except ValueError as error:
-                    pack.info, pack.problem = None, str(error)
+        used = {run.pack for run in self.all_runs()}
         unused = [number for number, pack in self.packs.items() if not pack.is_live and number not in used]
         freed = 0
         for number in unused:
             pack = self.packs.pop(number)
+            self.lost.pop(number, None)
             freed += pack.path.stat().st_size
             pack.path.unlink()
             for group in pack.groups:
@@ -128,9 +195,13 @@ class Catalog:
             sync_directory(self.directory)
         return freed
 
-    def _add_file(self, path: Path, number: int) -> None:
+    def _add_file(self, path: Path, number: int, is_last: bool) -> None:
         index = self._read(path, number)
-        pack = Pack(path, index.session_id, index.groups, problem=index.problem)
+        if not index.is_whole and is_last and path.suffix == LIVE:
+            self.cut_off = f"{path.stem} was cut off while it was saved, before anybody knew of it; it is removed"
+            os.truncate(path, 0)
+            return
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
         if path.suffix == LIVE and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
         self._enter(number, pack)
@@ -138,6 +209,9 @@ class Catalog:
     def _enter(self, number: int, pack: Pack) -> None:
         pack.firsts = [group.first for group in pack.groups]
         self.packs[number] = pack
+        self._highest = max(self._highest, number)
+        if pack.info is not None:
+            self._said[_saying(pack.info)] = number
         for group in pack.groups:
             for index, digest in enumerate(group.hashes, group.first):
                 self.places[digest] = (number, index)
@@ -154,3 +228,7 @@ class Catalog:
             return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
         finally:
             os.close(file)
+
+
+def _saying(info: CheckpointInfo) -> tuple[str, Level, int, bytes]:
+    return (info.session_id, info.level, info.sequence, info.state_hash)

@@ -126,12 +126,12 @@ class CheckpointCorruptError(SelfwareError):
     hint = "Run 'selfwarectl checkpoints verify'. The agent resumes from the one before."
 
 
-class ChunkerMissingError(SelfwareError):
-    """The compiled half of pyfastcdc is missing, and without it a save would take 100 times as long."""
+class UnknownBaseError(SelfwareError):
+    """Checkpoint {checkpoint_id} cannot be built on: it is gone, damaged or of another session."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
-    exit_code = 69  # EX_UNAVAILABLE
-    hint = "Install the binary wheel: pip install --force-reinstall --only-binary :all: pyfastcdc"
+    exit_code = 1
+    hint = "Send the whole state."
 
 
 def disk_error(error: OSError, what: str, path: Path) -> SelfwareError:

@@ -52,14 +52,8 @@ def write_durably(
     before_rename: Callable[[], None] | None = None,
 ) -> int:
     """Temporary name, sync, rename, sync of the directory: the file is wholly there or not at all."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary, size = write_aside(path, pieces, sync)
     try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        try:
-            size = write_all(file, pieces)
-            sync(file)
-        finally:
-            os.close(file)
         if before_rename is not None:
             before_rename()
         temporary.rename(path)
@@ -69,6 +63,23 @@ def write_durably(
         raise
     sync_directory(path.parent)
     return size
+
+
+def write_aside(path: Path, pieces: Sequence[bytes | memoryview], sync: Sync) -> tuple[Path, int]:
+    """The first half of it: a whole file under a temporary name, ready to be renamed, and its size."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            size = write_all(file, pieces)
+            sync(file)
+        finally:
+            os.close(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return temporary, size
 
 
 def remove_leftovers(directory: Path) -> None:

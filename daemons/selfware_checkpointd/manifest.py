@@ -7,7 +7,8 @@ Encoded (little-endian), then compressed as one zstd frame:
       9   8  sequence         the last event folded into the state
      17   8  created          nanoseconds since 1970
      25   8  state bytes
-     33  32  state hash       BLAKE3-256
+     33  32  state hash       BLAKE3-256 of the BLAKE3-256 digests of its chunks, in order
+                              (in packs of version 1: of the whole state)
      65   2  session id length
      67   2  label length
      69   4  number of runs

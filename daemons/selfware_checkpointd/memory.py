@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
@@ -21,7 +21,9 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
-from selfware_checkpointd.store import Store, Verdict
+from selfware_checkpointd.store import Store, Subject, Verdict
+from selfware_common.state.comparing import Span
+from selfware_common.state.scanning import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,30 @@ class Memory:
         save = self.store.save
         return await asyncio.to_thread(save, session_id, level, sequence, state, label, now, check, expected_hash)
 
+    def save_from(self, subject: Subject, epoch: int, window: Window) -> CheckpointInfo:
+        """The same from a source that is read as it is saved; blocking: for a thread. The subject's time is ours."""
+        self.sessions.check(subject.session_id, epoch)
+        stamped = replace(subject, now_unix_nanos=self._clock())
+        return self.store.save_from(stamped, window, lambda: self.sessions.check(subject.session_id, epoch))
+
+    def save_change(
+        self,
+        subject: Subject,
+        epoch: int,
+        base_id: str,
+        spans: Sequence[Span],
+        fresh: Sequence[memoryview],
+        root: bytes,
+    ) -> CheckpointInfo:
+        """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread."""
+        self.sessions.check(subject.session_id, epoch)
+        stamped = replace(subject, now_unix_nanos=self._clock())
+
+        def check() -> None:
+            self.sessions.check(subject.session_id, epoch)
+
+        return self.store.save_change(stamped, base_id, spans, fresh, root, check)
+
     async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
         """A verified state."""
         return await asyncio.to_thread(self.store.load, checkpoint_id)
@@ -128,6 +154,7 @@ class Memory:
             await door.close()
         for journal in self._journals.values():
             journal.close()
+        self.store.close()
 
     def journal(self, session_id: str) -> Journal:
         """The session's journal, opened on first use (blocking: for a thread)."""
@@ -184,4 +211,6 @@ class Memory:
         with self._lock:
             journals = list(self._journals.values())
         sealed = sum(journal.seal() for journal in journals)
-        return f"compressed {sealed} journal segments, {self.store.retain(keep)}"
+        tightened = self.store.tighten()
+        said = f"compressed {sealed} journal segments, {self.store.retain(keep)}"
+        return f"{said}, {tightened}" if tightened else said

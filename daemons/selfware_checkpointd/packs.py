@@ -4,13 +4,13 @@ All numbers are little-endian; chunks are numbered from 0 within their pack.
 
     header, 24 bytes + session id
       0   8  magic            53 46 57 50 41 43 4b 0a ("SFWPACK\\n")
-      8   2  version          1
+      8   2  version          2 (1: the manifest's hash is that of the whole state)
      10   2  session id length
      12   8  pack number      the checkpoint's number
      20   4  CRC-32           of bytes 0..19 and the session id
      24      session id (UTF-8)
 
-    group, as many as needed: up to 128 KiB of neighbouring chunks compressed together
+    group, as many as needed: up to 1 MiB of neighbouring chunks compressed together
       0   4  mark             a5 53 46 47
       4   4  CRC-32           of the rest of the group head
       8   4  number of chunks
@@ -39,7 +39,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import zstandard
@@ -47,9 +47,10 @@ from blake3 import blake3
 
 MAGIC = b"SFWPACK\n"
 END_MAGIC = b"SFWPEND\n"
-VERSION = 1
+VERSION = 2
+KNOWN_VERSIONS = (1, 2)
 GROUP_MARK = b"\xa5SFG"
-GROUP_BYTES = 128 * 1024
+GROUP_BYTES = 1024 * 1024
 HASH_BYTES = 32
 _HEADER = struct.Struct("<8sHHQ")
 _GROUP = struct.Struct("<III")
@@ -58,6 +59,10 @@ _TRAILER = struct.Struct("<QIII")
 _CHECKSUM = struct.Struct("<I")
 TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
 _GROUP_HEAD_BYTES = 8 + _GROUP.size
+
+
+class _ForeignError(ValueError):
+    """A whole header, but not one of ours here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,14 @@ class PackIndex:
     session_id: str
     manifest: bytes | None
     problem: str
+    version: int = VERSION
+    is_whole: bool = True  # False: it looks as a save does that was cut off
 
 
-def encode_header(number: int, session_id: str) -> bytes:
+def encode_header(number: int, session_id: str, version: int = VERSION) -> bytes:
     """What a pack begins with."""
     name = session_id.encode()
-    head = _HEADER.pack(MAGIC, VERSION, len(name), number)
+    head = _HEADER.pack(MAGIC, version, len(name), number)
     return head + _CHECKSUM.pack(crc32(name, crc32(head))) + name
 
 
@@ -111,13 +118,15 @@ def read_index(file: int, number: int) -> PackIndex:
     """The pack's index from its end; if that is damaged, from its group marks."""
     size = os.fstat(file).st_size
     try:
-        header, session_id = _read_header(file, number)
-    except ValueError as error:
+        header, session_id, version = _read_header(file, number)
+    except _ForeignError as error:
         return _salvage(file, size, "", str(error))
-    try:
-        return _read_end(file, size, header, session_id)
     except ValueError as error:
-        return _salvage(file, size, session_id, str(error))
+        return replace(_salvage(file, size, "", str(error)), is_whole=False)
+    try:
+        return _read_end(file, size, header, session_id, version)
+    except ValueError as error:
+        return replace(_salvage(file, size, session_id, str(error)), is_whole=version == 1)
 
 
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
@@ -136,7 +145,7 @@ def unpack_group(file: int, group: Group) -> list[bytes | None]:
     return chunks
 
 
-def _read_header(file: int, number: int) -> tuple[bytes, str]:
+def _read_header(file: int, number: int) -> tuple[bytes, str, int]:
     head = os.pread(file, _HEADER.size + 4, 0)
     if len(head) < _HEADER.size + 4 or head[:8] != MAGIC:
         raise ValueError("its header is damaged")
@@ -144,14 +153,14 @@ def _read_header(file: int, number: int) -> tuple[bytes, str]:
     name = os.pread(file, length, len(head))
     if _CHECKSUM.pack(crc32(name, crc32(head[:-4]))) != head[-4:]:
         raise ValueError("its header is damaged")
-    if version != VERSION:
-        raise ValueError(f"it has format version {version} and this Selfware reads version {VERSION}")
+    if version not in KNOWN_VERSIONS:
+        raise _ForeignError(f"it has format version {version} and this Selfware reads versions up to {VERSION}")
     if found_number != number:
-        raise ValueError(f"the file holds checkpoint {found_number}")
-    return head + name, name.decode()
+        raise _ForeignError(f"the file holds checkpoint {found_number}")
+    return head + name, name.decode(), version
 
 
-def _read_end(file: int, size: int, header: bytes, session_id: str) -> PackIndex:
+def _read_end(file: int, size: int, header: bytes, session_id: str, version: int) -> PackIndex:
     trailer = os.pread(file, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
     if len(trailer) < TRAILER_BYTES or trailer[-8:] != END_MAGIC:
         raise ValueError("its end is missing or damaged")
@@ -175,7 +184,7 @@ def _read_end(file: int, size: int, header: bytes, session_id: str) -> PackIndex
         manifest = zstandard.ZstdDecompressor().decompress(index[heads_bytes:])
     except zstandard.ZstdError:
         raise ValueError("its manifest is damaged") from None
-    return PackIndex(groups, session_id, manifest, "")
+    return PackIndex(groups, session_id, manifest, "", version)
 
 
 def _salvage(file: int, size: int, session_id: str, problem: str) -> PackIndex:

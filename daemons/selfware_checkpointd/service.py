@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -29,6 +30,15 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         self.appended_events = 0
         self.saved_checkpoints = 0
         self.changed = asyncio.Event()
+
+    def saved_elsewhere(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        """What a thread calls that saved a checkpoint."""
+
+        def noted() -> None:
+            self.saved_checkpoints += 1
+            self.changed.set()
+
+        return lambda: _soon(loop, noted)
 
     async def OpenSession(
         self, request: checkpoint_pb2.OpenSessionRequest, context: Any
@@ -144,6 +154,11 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
             yield checkpoint_pb2.RecoverReply(data=piece)
         for record in found.events:
             yield checkpoint_pb2.RecoverReply(event=_event(record))
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody has to know any more
+        loop.call_soon_threadsafe(call)
 
 
 def _record(event: checkpoint_pb2.Event, epoch: int) -> Record:

@@ -1,7 +1,9 @@
 """Checkpoints: a state goes in as bytes, comes out as the same bytes or not at all.
 
-The idea: cut the state by its content, keep each chunk once, write what is new as one pack with one fdatasync. A
-chunk is believed only if its BLAKE3 fits, and a state only if the hash over all of it fits too.
+The idea: cut the state by its content, keep each chunk once, write what is new as one pack with one fdatasync. What
+did not change since the session's last checkpoint is recognised by its hashes, or the client says so (``save_change``)
+and proves it with the root over all chunk digests. A chunk is believed only if its BLAKE3 fits, and a state only if
+its root fits too.
 
 Owns the directory ``checkpoints/`` through ``catalog``. Thread-safe: one call at a time. Never looks into a state,
 never decides which checkpoints may go (``retention`` does), never logs: ``opened`` says what is damaged.
@@ -11,30 +13,35 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
 from blake3 import blake3
 
+from selfware_checkpointd.assembling import Assembler
 from selfware_checkpointd.catalog import Catalog
-from selfware_checkpointd.chunking import Chunker
-from selfware_checkpointd.comparing import Comparer
+from selfware_checkpointd.chunklist import ChunkList, Newest
 from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    UnknownBaseError,
     UnusableStateError,
     disk_error,
 )
-from selfware_checkpointd.files import Sync, make_directory, write_durably
-from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, encode_manifest, runs_of
-from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group, encode_header
+from selfware_checkpointd.files import Sync, make_directory
+from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
+from selfware_checkpointd.packing import Packer
+from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.retention import beyond_newest
+from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
+from selfware_common.state.chunking import Chunker
+from selfware_common.state.comparing import Span, root_of
+from selfware_common.state.scanning import Found, ShorterError, Window, scan
 
-COMPRESSION_LEVEL = 3
-CACHED_GROUPS = 64
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,60 +53,105 @@ class Verdict:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a checkpoint is of."""
+
+    session_id: str
+    level: Level
+    sequence: int
+    label: str
+    now_unix_nanos: int
+
+
 class Store:
     """All checkpoints of all sessions."""
 
     def __init__(self, directory: Path, sync: Sync = os.fdatasync) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack."""
-        self._comparer = Comparer(Chunker())
-        self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False)
-        self._sync = sync
+        self._chunker = Chunker()
         self._lock = threading.RLock()
+        self._newest = Newest()
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
+            self._packer = Packer(self._catalog.path_of, sync)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
+        self._assembler = Assembler(self._catalog)
+        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync)
         self.opened = [verdict.problem for verdict in self.unreadable()]
+        if self._catalog.cut_off:
+            self.opened.append(self._catalog.cut_off)
 
     def save(
         self,
         session_id: str,
         level: Level,
         sequence: int,
-        state: bytes | bytearray,
+        state: bytes | bytearray | memoryview,
         label: str,
         now_unix_nanos: int,
-        before_commit: Callable[[], None] | None = None,
+        before_commit: Check | None = None,
         expected_hash: bytes | None = None,
     ) -> CheckpointInfo:
         """Durable on return. The same state for the same event and level again gives the same checkpoint.
 
-        The state is kept in memory to compare the next one with: the caller must not change it afterwards.
         before_commit is called when all is written and nothing is visible yet; what it raises undoes the save.
-        A client that died in the middle ends its stream like one that is done: expected_hash can tell.
+        A client that died in the middle ends its stream like one that is done: expected_hash (BLAKE3-256 of the state)
+        can tell.
+        """
+        if expected_hash is not None and blake3(state).digest() != expected_hash:
+            raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
+        subject = Subject(session_id, level, sequence, label, now_unix_nanos)
+        return self.save_from(subject, Window.over(memoryview(state)), before_commit)
+
+    def save_from(self, subject: Subject, window: Window, before_commit: Check | None = None) -> CheckpointInfo:
+        """The same from a source of which little is in memory at a time. Raises UnusableStateError if it ends early."""
+        with self._lock:
+            base = self._base_of(subject.session_id, subject.level)
+            return self._save(subject, base, scan(self._chunker, window, base.cut), None, before_commit)
+
+    def save_change(
+        self,
+        subject: Subject,
+        base_id: str,
+        spans: Sequence[Span],
+        fresh: Sequence[memoryview],
+        root: bytes,
+        before_commit: Check | None = None,
+    ) -> CheckpointInfo:
+        """The same for a client that kept the state before: only what is new comes. Durable on return.
+
+        base_id: the checkpoint that the spans speak of, "" for none. Raises UnknownBaseError if that is gone or
+        damaged: send everything then. Raises UnusableStateError if the whole does not have this root.
         """
         with self._lock:
-            digest = blake3(state).digest()
-            if expected_hash is not None and digest != expected_hash:
-                raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
-            for info in self.checkpoints(session_id):
-                if (info.level, info.sequence, info.state_hash) == (level, sequence, digest):
-                    return info
-            number = self._catalog.next_number()
-            draft = CheckpointInfo(number, session_id, level, sequence, now_unix_nanos, len(state), 0, digest, label)
-            return self._write(draft, state, before_commit)
+            base = self._named_base(base_id, subject.session_id)
+            known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
+            return known or self._save(subject, base, hashed(spans, fresh), root, before_commit)
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
+        with self.reading(prefix) as (info, pieces):
+            return info, b"".join(pieces)
+
+    @contextmanager
+    def reading(self, prefix: str) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
+        """The same in verified pieces, without holding anybody up: only deleting waits until we are done.
+
+        CheckpointCorruptError may come in the middle.
+        """
         with self._lock:
             info = self.find(prefix)
-            state = self._assemble(info)
-            if blake3(state).digest() != info.state_hash:
-                raise CheckpointCorruptError(
-                    checkpoint_id=info.checkpoint_id, problem="the whole state does not match its hash"
-                )
-            return info, state
+            plan = self._assembler.plan(info)
+            self._upkeep.readers += 1
+        try:
+            yield info, self._assembler.pieces(plan, self._other_copy)
+        finally:
+            with self._lock:
+                self._upkeep.readers -= 1
+                self._catalog.forget(plan.damaged)
 
     def find(self, prefix: str) -> CheckpointInfo:
         """The checkpoint with this id or the only one whose id begins like this."""
@@ -125,10 +177,11 @@ class Store:
 
     def latest(self, session_id: str) -> CheckpointInfo:
         """The newest readable one; its chunks are not checked here."""
-        infos = self.checkpoints(session_id)
-        if not infos:
+        with self._lock:
+            info = self._catalog.latest(session_id)
+        if info is None:
             raise CheckpointNotFoundError(checkpoint_id=f"of session {session_id}")
-        return infos[0]
+        return info
 
     def unreadable(self, session_id: str = "") -> list[Verdict]:
         """Checkpoints whose own record is damaged, newest first; one of unknown session counts for every session."""
@@ -141,12 +194,13 @@ class Store:
 
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""
-        with self._lock:
-            try:
-                info, _ = self.load(prefix)
-            except CheckpointCorruptError as error:
-                return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
-            return Verdict(info.checkpoint_id, True, "")
+        try:
+            with self.reading(prefix) as (info, pieces):
+                for _ in pieces:
+                    pass
+        except CheckpointCorruptError as error:
+            return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
+        return Verdict(info.checkpoint_id, True, "")
 
     def verify_all(self, session_id: str = "") -> list[Verdict]:
         """Read and check every checkpoint, newest first."""
@@ -156,20 +210,20 @@ class Store:
     def retain(self, keep: Mapping[Level, int]) -> str:
         """Delete all but the newest of each level and session, but never the only intact one; one sentence."""
         with self._lock:
-            doomed: list[CheckpointInfo] = []
             infos = self.checkpoints()
-            for session_id in sorted({info.session_id for info in infos}):
-                own = [info for info in infos if info.session_id == session_id]
-                doomed += self._spare_last_intact(own, beyond_newest(own, keep))
-            try:
-                if doomed:
-                    self._catalog.retire([info.number for info in doomed])
-                freed = self._catalog.sweep()
-            except OSError as error:
-                raise disk_error(error, "the checkpoint directory", self._catalog.directory) from error
-            return f"deleted {len(doomed)} checkpoints, freed {freed} bytes"
+            doomed = [
+                info
+                for session_id in sorted({info.session_id for info in infos})
+                for info in self._spare_last_intact([one for one in infos if one.session_id == session_id], keep)
+            ]
+            return self._upkeep.delete(doomed)
 
-    def _spare_last_intact(self, own: list[CheckpointInfo], doomed: list[CheckpointInfo]) -> list[CheckpointInfo]:
+    def tighten(self, most_bytes: int = TIGHTEN_BYTES) -> str:
+        """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
+        return self._upkeep.tighten(most_bytes)
+
+    def _spare_last_intact(self, own: list[CheckpointInfo], keep: Mapping[Level, int]) -> list[CheckpointInfo]:
+        doomed = beyond_newest(own, keep)
         if not doomed:
             return []
         kept = [info for info in own if info not in doomed]
@@ -178,101 +232,79 @@ class Store:
                 return [other for other in doomed if other is not info]
         return []
 
-    def _write(
-        self, draft: CheckpointInfo, state: bytes | bytearray, before_commit: Callable[[], None] | None
+    def close(self) -> None:
+        """Everything acknowledged is durable already."""
+        self._packer.close()
+        self._assembler.close()
+
+    def _save(
+        self, subject: Subject, base: ChunkList, found: Iterable[Found], root: bytes | None, check: Check | None
     ) -> CheckpointInfo:
-        """Cut, compress what is new, write one pack."""
-        header = encode_header(draft.number, draft.session_id)
-        heads: list[bytes] = []
-        pieces: list[bytes] = [header]
-        groups: list[Group] = []
-        waiting: list[tuple[bytes, memoryview]] = []
-        places: list[tuple[int, int]] = []
-        fresh: dict[bytes, tuple[int, int]] = {}
-        offset, waiting_bytes = len(header), 0
-
-        def close_group() -> None:
-            nonlocal offset, waiting_bytes
-            first = len(fresh) - len(waiting)
-            head, frame = encode_group(waiting, first, self._compressor)
-            hashes, lengths = tuple(d for d, _ in waiting), tuple(len(c) for _, c in waiting)
-            groups.append(Group(offset + len(head), len(frame), first, hashes, lengths))
-            heads.append(head)
-            pieces.extend((head, frame))
-            offset += len(head) + len(frame)
-            waiting.clear()
-            waiting_bytes = 0
-
-        known = self._catalog.places
-        for digest, chunk in self._comparer.cut(state):
-            place = known.get(digest) or fresh.get(digest)
-            if place is None:
-                if waiting_bytes + len(chunk) > GROUP_BYTES and waiting:
-                    close_group()
-                place = fresh[digest] = (draft.number, len(fresh))
-                waiting.append((digest, chunk))
-                waiting_bytes += len(chunk)
-            places.append(place)
-        if waiting:
-            close_group()
-        manifest = self._compressor.compress(encode_manifest(draft, runs_of(places)))
-        pieces.append(encode_end(header, heads, manifest, offset))
-        path = self._catalog.path_of(draft.number)
+        """Find a place for every chunk, write those that have none. root: what the client says it is."""
+        number = self._catalog.next_number()
+        path = self._catalog.path_of(number)
         try:
-            size = write_durably(path, [b"".join(pieces)], self._sync, before_commit)
+            pack = self._packer.begin(number, subject.session_id)
+            try:
+                chunks = placed(base, found, self._catalog.places, number, pack)
+                own_root = root_of(chunks.cut.digests)
+                if root not in (None, own_root):
+                    raise UnusableStateError(problem="its chunks do not make up the state that the client has")
+                known = self._catalog.same(subject.session_id, subject.level, subject.sequence, own_root)
+                if known is None:
+                    draft = CheckpointInfo(
+                        number, subject.session_id, subject.level, subject.sequence, subject.now_unix_nanos,
+                        chunks.cut.starts[-1], 0, own_root, subject.label,
+                    )  # fmt: skip
+                    info = pack.finish(draft, chunks.runs, check)
+            except BaseException:
+                pack.undo()
+                raise
+            if known is not None:
+                pack.undo()
+                return known
+        except ShorterError:
+            raise UnusableStateError(problem="its file became shorter while it was read") from None
         except OSError as error:
-            raise disk_error(error, f"a checkpoint of session {draft.session_id}", path.parent) from error
-        info = replace(draft, stored_bytes=size)
-        self._catalog.add(path, info, groups)
+            raise disk_error(error, f"a checkpoint of session {subject.session_id}", path.parent) from error
+        self._catalog.add(path, info, pack.groups)
+        self._newest.put(number, chunks)
         return info
 
-    def _assemble(self, info: CheckpointInfo) -> bytes:
+    def _other_copy(self, digest: bytes) -> bytes | None:
+        """A damaged chunk as a later save stored it again."""
+        with self._lock:
+            place = self._catalog.places.get(digest)
+            pack = self._catalog.packs.get(place[0]) if place else None
+            group = pack.group_of(place[1]) if place and pack else None
+            if place is None or group is None:
+                return None
+            return self._catalog.unpack(place[0], group)[place[1] - group.first]
+
+    def _base_of(self, session_id: str, level: Level) -> ChunkList:
+        """What a state of this level is compared with: the newest one, or nothing."""
+        info = self._catalog.latest(session_id, level) or self._catalog.latest(session_id)
+        return (self._chunks_of(info.number) if info else None) or ChunkList()
+
+    def _named_base(self, base_id: str, session_id: str) -> ChunkList:
+        if not base_id:
+            return ChunkList()
         try:
-            runs = self._catalog.runs_of(info.number)
-        except ValueError as error:
-            raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=str(error)) from error
-        cache: dict[tuple[int, int], list[bytes | None]] = {}
-        pieces: list[bytes] = []
-        for run in runs:
-            self._read_run(info, run, cache, pieces)
-        return b"".join(pieces)
+            info = self.find(base_id)
+        except (CheckpointNotFoundError, CheckpointCorruptError) as error:
+            raise UnknownBaseError(checkpoint_id=base_id) from error
+        chunks = self._chunks_of(info.number) if info.session_id == session_id else None
+        if chunks is None:
+            raise UnknownBaseError(checkpoint_id=base_id)
+        return chunks
 
-    def _read_run(
-        self,
-        info: CheckpointInfo,
-        run: Run,
-        cache: dict[tuple[int, int], list[bytes | None]],
-        pieces: list[bytes],
-    ) -> None:
-        pack = self._catalog.packs.get(run.pack)
-        if pack is None:
-            problem = f"{checkpoint_id(run.pack)}, which holds {run.count} of its chunks, is missing"
-            raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)
-        index, end = run.first, run.first + run.count
-        while index < end:
-            group = pack.group_of(index)
-            if group is None:
-                problem = f"chunk {index} of {checkpoint_id(run.pack)} is missing"
-                raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)
-            chunks = cache.get((run.pack, group.first))
-            if chunks is None:
-                while len(cache) >= CACHED_GROUPS:
-                    del cache[next(iter(cache))]
-                chunks = cache[(run.pack, group.first)] = self._catalog.unpack(run.pack, group)
-            stop = min(end, group.first + len(chunks))
-            for at in range(index - group.first, stop - group.first):
-                chunk = chunks[at]
-                pieces.append(self._other_copy(info, run.pack, group, at) if chunk is None else chunk)
-            index = stop
-
-    def _other_copy(self, info: CheckpointInfo, number: int, group: Group, at: int) -> bytes:
-        """The same chunk as a later save stored it again, after the damage was noticed."""
-        digest = group.hashes[at]
-        place = self._catalog.places.get(digest)
-        if place is not None and place != (number, group.first + at):
-            other = self._catalog.packs[place[0]].group_of(place[1])
-            chunk = self._catalog.unpack(place[0], other)[place[1] - other.first] if other else None
-            if chunk is not None:
-                return chunk
-        problem = f"chunk {digest.hex()[:16]} in {checkpoint_id(number)} does not match its hash"
-        raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)
+    def _chunks_of(self, number: int) -> ChunkList | None:
+        """A checkpoint's chunks; None if some are gone, or known to be damaged: they have to come again."""
+        chunks = self._newest.get(number)
+        if chunks is None:
+            try:
+                chunks = self._catalog.chunks_of(number)
+            except ValueError:
+                return None
+            self._newest.put(number, chunks)
+        return None if self._catalog.lost and chunks.touches(self._catalog.lost) else chunks

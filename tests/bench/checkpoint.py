@@ -20,9 +20,10 @@ from pathlib import Path
 import zstandard
 from blake3 import blake3
 
-from selfware_checkpointd.chunking import Chunker
 from selfware_common.rpc import checkpoint_pb2 as pb
-from tests.bench import served
+from selfware_common.state.chunking import Chunker
+from selfware_common.state.saving import Saver, get
+from tests.bench import save_client, served
 from tests.bench.backup_tools import Tool, tools
 from tests.bench.common import line, median, say, timed
 from tests.bench.workload import Session
@@ -66,25 +67,26 @@ class Bench:
             served.Checkpointd(self.base / "b") as per_process,
         ):
             epoch = connected.open("s").epoch
-            for step in range(steps + 1):
-                self._step(step, connected, epoch, per_process)
+            per_process.open(save_client.SESSION)
+            with Saver(connected.bulk, "s") as saver:
+                for step in range(steps + 1):
+                    self._step(step, saver, epoch, per_process)
             self._restore(steps, connected, per_process)
             self.runs[OURS].stored_bytes = connected.stored_bytes()
             self.runs[PROCESS].stored_bytes = per_process.stored_bytes()
         for peer in self.peers:
             self.runs[peer.name].stored_bytes = peer.stored_bytes()
 
-    def _step(self, step: int, connected: served.Checkpointd, epoch: int, per_process: served.Checkpointd) -> None:
+    def _step(self, step: int, saver: Saver, epoch: int, per_process: served.Checkpointd) -> None:
         changed = self.session.step() if step else "first state"
         state = self.session.encode()
         copy = bytes(bytearray(state))
         self.file.write_bytes(state)
         os.sync()  # nobody's fdatasync pays for the state file
-        header = pb.SaveHeader(session_id="s", epoch=epoch, level=pb.LEVEL_SESSION, sequence=step)
         calls = {
             FLOOR: lambda: self._floor(state, copy),
-            OURS: lambda: served.save(connected.stub, header, state),
-            PROCESS: lambda: self._client(per_process, "save", self.file, step),
+            OURS: lambda: saver.save(epoch, pb.LEVEL_SESSION, step, state),
+            PROCESS: lambda: self._client("save", per_process.bulk, self.file, 1, step),
             **{one.name: lambda one=one: one.save_step(step, self.base) for one in self.peers},
         }
         names = list(calls)
@@ -95,11 +97,12 @@ class Bench:
 
     def _restore(self, step: int, connected: served.Checkpointd, per_process: served.Checkpointd) -> None:
         wanted = self.file.read_bytes()
-        newest = connected.stub.Latest(pb.LatestRequest(session_id="s"), timeout=60).checkpoint_id
+        newest = connected.latest("s")
+        newest_of_process = per_process.latest(save_client.SESSION)
         target = self.base / "restored"
         calls = {
-            OURS: lambda: target.write_bytes(served.load(connected.stub, newest)),
-            PROCESS: lambda: self._client(per_process, "restore", target, step),
+            OURS: lambda: target.write_bytes(get(connected.bulk, newest)[1]),
+            PROCESS: lambda: self._client("restore", per_process.bulk, target, newest_of_process),
             **{one.name: lambda one=one: one.restore_step(step, target) for one in self.peers},
         }
         for _ in range(REPEATED_RESTORES):
@@ -108,8 +111,9 @@ class Bench:
                 assert target.read_bytes() == wanted, f"{name} restored something else"
                 target.unlink()
 
-    def _client(self, daemon: served.Checkpointd, verb: str, file: Path, step: int) -> None:
-        argv = [sys.executable, "-m", "tests.bench.save_client", verb, str(daemon.socket), str(file), str(step)]
+    def _client(self, verb: str, *words: object) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        argv = [sys.executable, "-IS", save_client.__file__, root, verb, *map(str, words)]
         subprocess.run(argv, check=True)
 
     def _floor(self, state: bytes, copy: bytes) -> None:

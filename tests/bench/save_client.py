@@ -1,33 +1,36 @@
 """One whole client process that saves a state file or restores one: what a peer's command is compared with.
 
-python -m tests.bench.save_client save SOCKET FILE STEP
-python -m tests.bench.save_client restore SOCKET FILE
+python3 -IS save_client.py ROOT save SOCKET FILE EPOCH STEP
+python3 -IS save_client.py ROOT restore SOCKET FILE CHECKPOINT
+
+ROOT is where selfware_common lies. As the installed programs do, it looks for nothing else.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 from pathlib import Path
 
-from selfware_common import clients
-from selfware_common.rpc import checkpoint_pb2 as pb
-from selfware_common.rpc import checkpoint_pb2_grpc
-from tests.bench import served
+gc.disable()
+sys.path.append(sys.argv[1])
+
+from selfware_common.state import saving  # noqa: E402
 
 SESSION = "process"
+LEVEL_SESSION = 3
 
 
-def main(verb: str, socket: str, file: str, step: str = "0") -> None:
-    with clients.sync_channel(Path(socket)) as channel:
-        stub = checkpoint_pb2_grpc.CheckpointStub(channel)
-        if verb == "save":
-            opened = stub.OpenSession(pb.OpenSessionRequest(session_id=SESSION, writer_id="bench"), timeout=60)
-            header = pb.SaveHeader(session_id=SESSION, epoch=opened.epoch, level=pb.LEVEL_SESSION, sequence=int(step))
-            served.save(stub, header, Path(file).read_bytes())
-        else:
-            newest = stub.Latest(pb.LatestRequest(session_id=SESSION), timeout=60)
-            Path(file).write_bytes(served.load(stub, newest.checkpoint_id))
+def main(verb: str, path: str, name: str, *words: str) -> None:
+    """One call."""
+    file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+    if verb == "save":
+        epoch, step = map(int, words)
+        saving.put_file(Path(path), SESSION, epoch, LEVEL_SESSION, step, file)
+    else:
+        saving.get_file(Path(path), words[0], file)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[2:])

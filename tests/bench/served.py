@@ -9,16 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-from blake3 import blake3
 
 from selfware_common import clients
 from selfware_common.rpc import checkpoint_pb2 as pb
 from selfware_common.rpc import checkpoint_pb2_grpc
+from selfware_common.state.wire import BULK_SOCKET
 
-PIECE_BYTES = 1024 * 1024
 CALL_SECONDS = 300.0
 
 
@@ -28,6 +25,7 @@ class Checkpointd:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.socket = home / "run/checkpointd/api.sock"
+        self.bulk = home / "run/checkpointd" / BULK_SOCKET
 
     def __enter__(self) -> Checkpointd:
         environ = {**os.environ, "SELFWARE_HOME": str(self.home)}
@@ -48,30 +46,15 @@ class Checkpointd:
         request = pb.OpenSessionRequest(session_id=session_id, writer_id="bench")
         return self.stub.OpenSession(request, timeout=CALL_SECONDS)
 
+    def latest(self, session_id: str) -> str:
+        """The id of the session's newest checkpoint."""
+        return self.stub.Latest(pb.LatestRequest(session_id=session_id), timeout=60).checkpoint_id
+
     def stored_bytes(self) -> int:
         """Everything under its state directory."""
         return tree_bytes(self.home / "state/checkpointd")
 
 
-def save(stub: checkpoint_pb2_grpc.CheckpointStub, header: pb.SaveHeader, state: bytes) -> pb.CheckpointInfo:
-    """A whole state, in pieces; durable on return."""
-    header.state_bytes, header.state_hash = len(state), blake3(state).digest()
-    return stub.Save(_pieces(header, state), timeout=CALL_SECONDS)
-
-
-def load(stub: checkpoint_pb2_grpc.CheckpointStub, checkpoint_id: str) -> bytes:
-    """A verified state."""
-    replies = stub.Load(pb.LoadRequest(checkpoint_id=checkpoint_id), timeout=CALL_SECONDS)
-    return b"".join(reply.data for reply in replies)
-
-
 def tree_bytes(root: Path) -> int:
     """The lengths of all files below a directory."""
     return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())
-
-
-def _pieces(header: pb.SaveHeader, state: bytes) -> Iterator[pb.SaveRequest]:
-    yield pb.SaveRequest(header=header)
-    view = memoryview(state)
-    for start in range(0, len(state), PIECE_BYTES):
-        yield pb.SaveRequest(data=bytes(view[start : start + PIECE_BYTES]))

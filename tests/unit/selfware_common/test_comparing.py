@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from blake3 import blake3
 
-from selfware_checkpointd.chunking import Chunker
-from selfware_checkpointd.comparing import Comparer
+from selfware_common.state.chunking import Chunker
+from selfware_common.state.comparing import Comparer, Cut
+from selfware_common.state.scanning import ShorterError, Window, scan
 from tests.bench.workload import Session
 
 
@@ -16,10 +18,38 @@ def scanned(state: bytes) -> list[tuple[bytes, int]]:
     return [(blake3(chunk).digest(), len(chunk)) for chunk in Chunker().cut(memoryview(state))]
 
 
+def small_window(state: bytes) -> Window:
+    def read(room: memoryview, at: int) -> int:
+        some = state[at : at + min(len(room), 50_000)]
+        room[: len(some)] = some
+        return len(some)
+
+    return Window(len(state), read, memoryview(bytearray(200_000)))
+
+
+def by_hash(window: Window, before: Cut) -> Cut:
+    cut = Cut()
+    for span, fresh in scan(Chunker(), window, before):
+        if span.before >= 0:
+            cut.take(before, span.before, span.count)
+        for digest, data in fresh:
+            assert blake3(data).digest() == digest
+            cut.add(digest, len(data))
+    return cut
+
+
 def compared(comparer: Comparer, state: bytes) -> list[tuple[bytes, int]]:
-    pieces = comparer.cut(state)
-    assert b"".join(bytes(data) for _, data in pieces) == state
-    return [(digest, len(data)) for digest, data in pieces]
+    before = comparer.before
+    cut, spans = comparer.cut(state)
+    for window in (Window.over(memoryview(state)), small_window(state)):
+        assert by_hash(window, before) == cut, "with the hashes alone it is the same"
+    assert sum(span.count for span in spans) == len(cut.digests)
+    at = 0
+    for span in spans:
+        if span.before >= 0:
+            assert cut.digests[at : at + span.count] == before.digests[span.before : span.before + span.count]
+        at += span.count
+    return list(zip(cut.digests, [end - start for start, end in pairwise(cut.starts)], strict=True))
 
 
 def changed(state: bytes, chance: random.Random) -> bytes:
@@ -55,3 +85,15 @@ def test_short_states_and_the_last_chunk_are_never_taken_over_wrongly(size: int)
     comparer, data = Comparer(Chunker()), random.Random(1).randbytes(size)
     for state in (data, data + b"x", data, data + data, b"", data):
         assert compared(comparer, state) == scanned(state)
+
+
+def test_what_did_not_change_is_one_span() -> None:
+    comparer, data = Comparer(Chunker()), random.Random(1).randbytes(3_000_000)
+    comparer.cut(data)
+    _, spans = comparer.cut(data[:1_500_000] + b"an edit" + data[1_500_000:])
+    assert [span.before < 0 for span in spans] == [False, True, False]
+
+
+def test_a_source_that_ends_early_is_noticed() -> None:
+    with pytest.raises(ShorterError):
+        list(scan(Chunker(), Window(1000, lambda _room, _at: 0), Cut()))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from selfware_checkpointd.errors import ChunkerMissingError
-
 AVERAGE_BYTES = 16 * 1024
 MAX_BYTES = 64 * 1024
 
@@ -23,6 +21,8 @@ class Chunker:
         try:
             from pyfastcdc.cy import FastCDC
         except ImportError as error:
+            from selfware_common.errors import ChunkerMissingError  # with gRPC behind it: not for a short-lived client
+
             raise ChunkerMissingError from error
         self._cdc = FastCDC(AVERAGE_BYTES, min_size=AVERAGE_BYTES // 4, max_size=MAX_BYTES, seed=0)
 

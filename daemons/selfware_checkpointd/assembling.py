@@ -1,0 +1,169 @@
+"""Puts a state together from its chunks, wherever they lie, and believes none of them before its hash fits.
+
+Groups are read, decompressed and checked by two threads, a few ahead of the one that takes them; each is kept until it
+was used last. So a state of any size is read with little memory. Owns nothing: packs are read through the catalog,
+which must not move or remove one meanwhile (the store sees to it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zstandard
+from blake3 import blake3
+
+from selfware_checkpointd.catalog import Catalog
+from selfware_checkpointd.errors import CheckpointCorruptError
+from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id
+from selfware_checkpointd.packs import Group
+from selfware_common.state.comparing import root_of
+
+READING_THREADS = 2
+GROUPS_AHEAD = 4
+
+Key = tuple[int, int]
+"""Pack, first chunk of a group."""
+Unpacked = tuple[memoryview, list[int], set[int]]
+"""A group's bytes, where its chunks begin, and which of the wanted ones are not what their hash says."""
+OtherCopy = Callable[[bytes], bytes | None]
+"""The chunk with this hash from another place, if there is one."""
+
+
+@dataclass(slots=True)
+class Part:
+    """Neighbouring chunks in one group."""
+
+    key: Key
+    at: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to read for a checkpoint."""
+
+    info: CheckpointInfo
+    is_rooted: bool  # else its hash is that of the whole state: packs of version 1
+    parts: list[Part] = field(default_factory=list)
+    groups: dict[Key, tuple[Path, Group]] = field(default_factory=dict)
+    wanted: dict[Key, list[tuple[int, int]]] = field(default_factory=dict)
+    damaged: list[tuple[int, int]] = field(default_factory=list)  # (pack, chunk), found while reading
+
+
+class Assembler:
+    """Reads from one catalog; owns the threads that do it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._threads = ThreadPoolExecutor(READING_THREADS, "read")
+
+    def plan(self, info: CheckpointInfo) -> Plan:
+        """Where everything lies; CheckpointCorruptError if some of it is missing, or what is there is not the whole."""
+        try:
+            runs = self._catalog.runs_of(info.number)
+        except ValueError as error:
+            raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=str(error)) from error
+        plan = Plan(info, self._catalog.packs[info.number].version > 1)
+        digests: list[bytes] = []
+        size = 0
+        for run in runs:
+            size += self._plan_run(plan, run, digests)
+        if size != info.state_bytes or (plan.is_rooted and root_of(digests) != info.state_hash):
+            raise _damaged(info, "the whole state does not match its hash")
+        return plan
+
+    def pieces(self, plan: Plan, other_copy: OtherCopy) -> Iterator[memoryview]:
+        """The state in order, checked. CheckpointCorruptError in the middle if a chunk is not what its hash says and
+        there is no other copy; ``plan.damaged`` names those that were not."""
+        coming = iter(plan.groups)
+        ready: dict[Key, Future[Unpacked]] = {}
+        uses = {key: len(ranges) for key, ranges in plan.wanted.items()}
+        for _ in range(GROUPS_AHEAD):
+            self._fetch(plan, next(coming, None), ready)
+        whole = None if plan.is_rooted else blake3()
+        seen: set[Key] = set()
+        for part in plan.parts:
+            if part.key not in seen:
+                seen.add(part.key)
+                self._fetch(plan, next(coming, None), ready)
+            raw, starts, bad = ready[part.key].result()
+            uses[part.key] -= 1
+            if not uses[part.key]:
+                del ready[part.key]
+            for piece in _pieces_of(part, raw, starts, bad) if bad else [raw[starts[part.at] : starts[part.stop]]]:
+                found = piece if isinstance(piece, memoryview) else self._elsewhere(plan, part.key, piece, other_copy)
+                if whole is not None:
+                    whole.update(found)
+                yield found
+        if whole is not None and whole.digest() != plan.info.state_hash:
+            raise _damaged(plan.info, "the whole state does not match its hash")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _plan_run(self, plan: Plan, run: Run, digests: list[bytes]) -> int:
+        pack = self._catalog.packs.get(run.pack)
+        if pack is None:
+            problem = f"{checkpoint_id(run.pack)}, which holds {run.count} of its chunks, is missing"
+            raise _damaged(plan.info, problem)
+        index, end, size = run.first, run.first + run.count, 0
+        while index < end:
+            group = pack.group_of(index)
+            if group is None:
+                raise _damaged(plan.info, f"chunk {index} of {checkpoint_id(run.pack)} is missing")
+            key, at = (run.pack, group.first), index - group.first
+            stop = min(end - group.first, len(group.hashes))
+            plan.groups[key] = (pack.path, group)
+            plan.wanted.setdefault(key, []).append((at, stop))
+            plan.parts.append(Part(key, at, stop))
+            digests += group.hashes[at:stop]
+            size += sum(group.lengths[at:stop])
+            index = group.first + stop
+        return size
+
+    def _fetch(self, plan: Plan, key: Key | None, ready: dict[Key, Future[Unpacked]]) -> None:
+        if key is not None:
+            path, group = plan.groups[key]
+            ready[key] = self._threads.submit(_read, path, group, plan.wanted[key])
+
+    def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:
+        group = plan.groups[key][1]
+        plan.damaged.append((key[0], group.first + at))
+        chunk = other_copy(group.hashes[at])
+        if chunk is None:
+            problem = f"chunk {group.hashes[at].hex()[:16]} in {checkpoint_id(key[0])} does not match its hash"
+            raise _damaged(plan.info, problem)
+        return memoryview(chunk)
+
+
+def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
+    starts = [0]
+    for length in group.lengths:
+        starts.append(starts[-1] + length)
+    chunks = {number for at, stop in wanted for number in range(at, stop)}
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stored = os.pread(file, group.stored_bytes, group.offset)
+        finally:
+            os.close(file)
+        raw = memoryview(zstandard.ZstdDecompressor().decompress(stored, starts[-1]))
+    except (zstandard.ZstdError, OSError):
+        return memoryview(b""), starts, chunks
+    bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}
+    return raw, starts, bad
+
+
+def _pieces_of(part: Part, raw: memoryview, starts: list[int], bad: set[int]) -> Iterator[memoryview | int]:
+    """Chunk by chunk: its bytes, or the number of one that is bad."""
+    for number in range(part.at, part.stop):
+        yield number if number in bad else raw[starts[number] : starts[number + 1]]
+
+
+def _damaged(info: CheckpointInfo, problem: str) -> CheckpointCorruptError:
+    return CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=problem)

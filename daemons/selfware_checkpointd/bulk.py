@@ -1,0 +1,217 @@
+"""Serves the bulk socket (selfware_common/state/wire.py), where states come in and go out.
+
+A thread per connection: they are few, a save is mostly work that needs no event loop, and the loop stays free for the
+journal. The rules are the store's and the memory's; here bytes are moved and errors put into words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, disk_error
+from selfware_checkpointd.manifest import CheckpointInfo, Level
+from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.store import Subject
+from selfware_common import sockets
+from selfware_common.errors import SelfwareError
+from selfware_common.state import wire
+from selfware_common.state.comparing import Span
+from selfware_common.state.scanning import WINDOW_BYTES, Window
+
+LOG = logging.getLogger("selfware-checkpointd")
+KEPT_BYTES = 64 * 1024 * 1024  # of memory that a state came in, for the next one: fresh memory costs more than the copy
+
+
+class BulkServer:
+    """Owns the listening socket, its connections and their threads."""
+
+    def __init__(self, path: Path, memory: Memory, max_state_bytes: int, saved: Callable[[], None]) -> None:
+        """``saved`` is called after each save, in the thread of its connection."""
+        self._path = path
+        self._memory = memory
+        self._max_state_bytes = max_state_bytes
+        self._saved = saved
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Bind (mode 0660) and serve; the instance lock must be held."""
+        sockets.clear_stale(self._path)
+        before = os.umask(0o117)
+        try:
+            self._listener.bind(str(self._path))
+        finally:
+            os.umask(before)
+        self._listener.listen()
+        threading.Thread(target=self._accept, name="bulk", daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse new calls; who is in the middle of one finds the connection closed, and calls again later."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._connections.add(connection)
+            threading.Thread(target=self._serve, args=(connection,), name="bulk-call", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        call = _Connection(connection, self._memory, self._max_state_bytes, self._saved)
+        try:
+            while (received := wire.receive(connection)) is not None:
+                head, file = received
+                try:
+                    call.answer(head, file)
+                finally:
+                    if file >= 0:
+                        os.close(file)
+        except (OSError, wire.BrokenOffError):
+            pass  # the client is gone
+        except ValueError as error:
+            LOG.warning("a client of %s sent what is no message: %s", self._path.name, error)
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            connection.close()
+
+
+class _Connection:
+    """One client, one call after the other."""
+
+    def __init__(
+        self, connection: socket.socket, memory: Memory, max_state_bytes: int, saved: Callable[[], None]
+    ) -> None:
+        self._connection = connection
+        self._memory = memory
+        self._max_state_bytes = max_state_bytes
+        self._saved = saved
+        self._room = bytearray()
+
+    def answer(self, head: dict[str, Any], file: int) -> None:
+        """Read the body, do the call, send the answer; ValueError for a call that there is not."""
+        if head["body"] > self._max_state_bytes:
+            raise ValueError(f"a body of {head['body']} bytes")
+        body = self._space(head["body"])
+        wire.receive_into(self._connection, body)
+        calls = {"save": self._save, "put": self._put, "get": self._get}
+        try:
+            call = calls[head["call"]]
+        except KeyError:
+            raise ValueError("a call that there is not") from None
+        pieces: list[memoryview] = []
+        try:
+            told = call(head, body, file, pieces)
+        except UnknownBaseError:
+            told = {"unknown_base": True}
+        except SelfwareError as error:
+            told = {"error": str(error), "status": error.status.name}
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"a {head['call']} that is incomplete: {error!r}") from error
+        finally:
+            body.release()
+        wire.send(self._connection, told, pieces)
+
+    def _save(self, head: dict[str, Any], body: memoryview, _file: int, _pieces: list[memoryview]) -> dict[str, Any]:
+        fresh, at = [], 0
+        for length in head["lengths"]:
+            fresh.append(body[at : at + length])
+            at += length
+        if at != len(body):
+            raise UnusableStateError(problem=f"{len(body)} bytes came, and {at} were announced")
+        spans = [Span(int(before), int(count)) for before, count in head["spans"]]
+        info = self._memory.save_change(
+            _subject(head), int(head["epoch"]), head["base"], spans, fresh, bytes.fromhex(head["root"])
+        )
+        self._saved()
+        return {"checkpoint": _told(info)}
+
+    def _put(self, head: dict[str, Any], body: memoryview, file: int, _pieces: list[memoryview]) -> dict[str, Any]:
+        window = Window.over(body)
+        if file >= 0:
+            size = os.fstat(file).st_size
+            if size > self._max_state_bytes:
+                problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
+                raise UnusableStateError(problem=problem)
+            window = Window(size, lambda room, at: _read(file, room, at), self._space(min(size, WINDOW_BYTES)))
+        info = self._memory.save_from(_subject(head), int(head["epoch"]), window)
+        self._saved()
+        return {"checkpoint": _told(info)}
+
+    def _get(self, head: dict[str, Any], _body: memoryview, file: int, pieces: list[memoryview]) -> dict[str, Any]:
+        with self._memory.store.reading(str(head["checkpoint_id"])) as (info, found):
+            if file < 0:
+                pieces += found
+            else:
+                try:
+                    _write(file, found)
+                except OSError as error:
+                    raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
+        return {"checkpoint": _told(info)}
+
+    def _space(self, size: int) -> memoryview:
+        """Memory of this size; what was in it is gone."""
+        if size > KEPT_BYTES * 2:
+            return memoryview(bytearray(size))
+        if len(self._room) < size:
+            self._room = bytearray(size + size // 8)
+        return memoryview(self._room)[:size]
+
+
+def _subject(head: dict[str, Any]) -> Subject:
+    return Subject(str(head["session_id"]), _level(head["level"]), int(head["sequence"]), str(head["label"]), 0)
+
+
+def _level(number: object) -> Level:
+    if number not in set(Level):
+        raise UnusableStateError(problem="a save must name a level")
+    return Level(int(str(number)))
+
+
+def _told(info: CheckpointInfo) -> dict[str, Any]:
+    return {
+        "checkpoint_id": info.checkpoint_id,
+        "session_id": info.session_id,
+        "level": int(info.level),
+        "sequence": info.sequence,
+        "created_unix_nanos": info.created_unix_nanos,
+        "state_bytes": info.state_bytes,
+        "stored_bytes": info.stored_bytes,
+        "state_hash": info.state_hash.hex(),
+        "label": info.label,
+    }
+
+
+def _read(file: int, room: memoryview, at: int) -> int:
+    try:
+        return os.preadv(file, [room], at)
+    except OSError as error:
+        raise UnusableStateError(problem=f"its file cannot be read: {error.strerror}") from error
+
+
+def _write(file: int, pieces: Iterable[memoryview]) -> None:
+    at = 0
+    for piece in pieces:
+        rest = piece
+        while rest:
+            size = os.pwrite(file, rest, at)
+            rest = rest[size:]
+            at += size
+    os.ftruncate(file, at)

@@ -1,0 +1,52 @@
+"""Finds a place for every chunk of a new state: where it stood, where the same bytes lie already, or the new pack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from blake3 import blake3
+
+from selfware_checkpointd.chunklist import ChunkList
+from selfware_checkpointd.errors import UnusableStateError
+from selfware_checkpointd.packing import PackDraft
+from selfware_common.state.comparing import Span
+from selfware_common.state.scanning import Found
+
+
+def hashed(spans: Iterable[Span], fresh: Sequence[memoryview]) -> Iterator[Found]:
+    """What a client sent, with our own hashes; UnusableStateError if it is not as many as it says."""
+    coming = iter(fresh)
+    for span in spans:
+        count = 0 if span.before >= 0 else span.count
+        found = [(blake3(data).digest(), data) for data in islice(coming, count)]
+        if len(found) != count:
+            raise UnusableStateError(problem=f"{count} new chunks were announced, and {len(found)} came")
+        yield span, found
+    if next(coming, None) is not None:
+        raise UnusableStateError(problem="more new chunks came than were announced")
+
+
+def placed(
+    base: ChunkList,
+    found: Iterable[Found],
+    places: Mapping[bytes, tuple[int, int]],
+    number: int,
+    pack: PackDraft,
+) -> ChunkList:
+    """The new state's chunks with their places; those that had none are in the pack now, which has this number."""
+    chunks, own = ChunkList(), dict[bytes, int]()
+    for span, fresh in found:
+        if span.before >= 0:
+            try:
+                chunks.take(base, span.before, span.count)
+            except IndexError as error:
+                raise UnusableStateError(problem=f"it names chunks that its base does not have: {error}") from error
+        for digest, data in fresh:
+            place = places.get(digest)
+            if place is None:
+                if digest not in own:
+                    own[digest] = pack.add(digest, data)
+                place = (number, own[digest])
+            chunks.add(digest, len(data), *place)
+    return chunks

@@ -1,0 +1,154 @@
+"""Cutting a state by comparing it with the one before: what did not change is neither cut nor hashed again.
+
+The idea: a cut depends only on the bytes since the cut before it. So where the new state, from one of its cuts on,
+holds the bytes of an old chunk, that chunk is also the next one. The old last chunk is the exception: the end of the
+state cut it, not its content, so it is never taken over. The cuts equal those of a full scan (a test proves it).
+
+Runs of unchanged chunks are compared as one piece of memory and taken over as one slice: a save costs what changed,
+and one look at the rest. Pure; not for two threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from selfware_common.state.chunking import Chunker
+
+State = bytes | bytearray | memoryview
+Same = Callable[[int, int, int], int]
+
+
+@dataclass(slots=True)
+class Cut:
+    """A state's chunks: their BLAKE3 digests, and where they begin; starts has one entry more, the end."""
+
+    digests: list[bytes] = field(default_factory=list)
+    starts: list[int] = field(default_factory=lambda: [0])
+
+    def root(self) -> bytes:
+        """BLAKE3-256 of all digests in order: equal for two cuts exactly if the states are equal."""
+        return root_of(self.digests)
+
+    def take(self, other: Cut, first: int, count: int) -> None:
+        """Go on with some chunks of another cut."""
+        shift = self.starts[-1] - other.starts[first]
+        starts = other.starts[first + 1 : first + count + 1]
+        self.starts += [start + shift for start in starts] if shift else starts
+        self.digests += other.digests[first : first + count]
+
+    def add(self, digest: bytes, length: int) -> None:
+        """Go on with one chunk."""
+        self.digests.append(digest)
+        self.starts.append(self.starts[-1] + length)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring chunks of the new state: taken from the one before from chunk `before` on, or new if that is -1."""
+
+    before: int
+    count: int
+
+
+def root_of(digests: list[bytes]) -> bytes:
+    """What a state is known by: BLAKE3-256 of the digests of its chunks, in order."""
+    return blake3(b"".join(digests)).digest()
+
+
+def compare(chunker: Chunker, state: State, before: Cut, same: Same) -> tuple[Cut, list[Span]]:
+    """Cut the state. ``same(at, chunk, most)`` says how many of the chunks before, at most so many, from that one on
+    stand in the new state from byte ``at`` on."""
+    view = memoryview(state)
+    cut, spans = Cut(), []
+    known = {digest: number for number, digest in enumerate(before.digests)}
+    expected, most = 0, len(before.digests) - 1  # never the last one
+    while (at := cut.starts[-1]) < len(view):
+        if expected < most and (count := same(at, expected, most - expected)):
+            cut.take(before, expected, count)
+            spans.append(Span(expected, count))
+            at = cut.starts[-1]
+        new = 0
+        expected = most
+        for chunk in chunker.cut(view[at:]):
+            digest = blake3(chunk).digest()
+            cut.add(digest, len(chunk))
+            number = known.get(digest)
+            if number is None:
+                new += 1
+                continue
+            if new:
+                spans.append(Span(-1, new))
+                new = 0
+            spans.append(Span(number, 1))
+            if number < most:
+                expected = number + 1
+                break
+        if new:
+            spans.append(Span(-1, new))
+    return cut, _joined(spans)
+
+
+def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same:
+    """The answer for ``compare`` where both states are at hand: memory is compared in strides that double."""
+    starts = before.starts
+
+    def same(at: int, number: int, most: int) -> int:
+        count, stride = 0, 1
+        while stride and count < most:
+            stride = min(stride, most - count)
+            begin, end = starts[number + count], starts[number + count + stride]
+            place = at + begin - starts[number]
+            if place + end - begin <= len(new) and old.startswith(new[place : place + end - begin], begin):
+                count += stride
+                stride *= 2
+            else:
+                stride //= 2
+        return count
+
+    return same
+
+
+def places(spans: list[Span]) -> list[tuple[int, int]]:
+    """(first chunk, count) of what is new, in chunks of the new state."""
+    found, at = [], 0
+    for span in spans:
+        if span.before < 0:
+            found.append((at, span.count))
+        at += span.count
+    return found
+
+
+class Comparer:
+    """Cuts one state after the other, and keeps the last one to compare with: do not change it meanwhile."""
+
+    def __init__(self, chunker: Chunker) -> None:
+        self._chunker = chunker
+        self._state: bytes | bytearray = b""
+        self.before = Cut()
+
+    def cut(self, state: bytes | bytearray) -> tuple[Cut, list[Span]]:
+        """The cut of this state, and what of it stood in the one before."""
+        same = same_in_memory(self._state, memoryview(state), self.before)
+        cut, spans = compare(self._chunker, state, self.before, same)
+        self._state, self.before = state, cut
+        return cut, spans
+
+    def forget(self) -> None:
+        """Compare the next state with nothing, and give the memory back."""
+        self._state, self.before = b"", Cut()
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for span in spans:
+        last = joined[-1] if joined else None
+        if last is not None and (
+            (span.before < 0 and last.before < 0) or (0 <= last.before == span.before - last.count)
+        ):
+            joined[-1] = Span(last.before, last.count + span.count)
+        else:
+            joined.append(span)
+    return joined

@@ -1,0 +1,203 @@
+"""The client of checkpointd's bulk socket: saves a state by what changed in it, gets a state back.
+
+    with Saver(socket_path, "session") as saver:
+        saved = saver.save(epoch, level, sequence, state, "label")
+
+Keeps the state that it saved last, to compare the next one with. One thread at a time. ``put_file`` and ``get_file``
+are for programs that do one thing and end: they keep nothing, and import neither gRPC nor the chunker.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from selfware_common.state import wire
+
+if TYPE_CHECKING:
+    from selfware_common.state.comparing import Comparer
+
+CALL_SECONDS = 300.0
+
+
+class SavingError(Exception):
+    """checkpointd refused, or is not there; ``status`` is gRPC's name for the kind of error."""
+
+    def __init__(self, sentence: str, status: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Checkpoint(NamedTuple):
+    """What was saved; see CheckpointInfo in protos/checkpoint.proto."""
+
+    checkpoint_id: str
+    session_id: str
+    level: int
+    sequence: int
+    created_unix_nanos: int
+    state_bytes: int
+    stored_bytes: int
+    state_hash: str
+    label: str
+
+
+class Saver:
+    """One session's states. Connects when it has to, and again after checkpointd was away."""
+
+    def __init__(self, path: Path, session_id: str) -> None:
+        self._path = path
+        self._session_id = session_id
+        self._connection: socket.socket | None = None
+        self._comparer: Comparer | None = None
+        self._base = ""
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def save(self, epoch: int, level: int, sequence: int, state: bytes | bytearray, label: str = "") -> Checkpoint:
+        """Durable on return. The state is kept: do not change it. Raises SavingError; may be called again then."""
+        comparer = self._comparer = self._comparer or _comparer()
+        head = {
+            "call": "save", "session_id": self._session_id, "epoch": epoch, "level": level, "sequence": sequence,
+            "label": label,
+        }  # fmt: skip
+        for _ in range(2):
+            answer = self._ask(*_change(comparer, head, self._base, state))
+            if "unknown_base" not in answer:
+                saved = Checkpoint(**answer["checkpoint"])
+                self._base = saved.checkpoint_id
+                return saved
+            self._forget()
+        raise SavingError("checkpointd asks for the whole state, and does not take it", "INTERNAL")
+
+    def close(self) -> None:
+        """Let go of the connection and of the state."""
+        self._forget()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _forget(self) -> None:
+        self._base = ""
+        if self._comparer is not None:
+            self._comparer.forget()
+
+    def _ask(self, head: dict[str, Any], body: list[memoryview]) -> dict[str, Any]:
+        """Once more if the connection turns out to be an old one: saving the same thing twice is saving it once."""
+        is_old = self._connection is not None
+        try:
+            return self._exchange(head, body)
+        except SavingError as error:
+            if not is_old or error.status != "UNAVAILABLE":
+                self._forget()
+                raise
+        try:
+            return self._exchange(head, body)
+        except SavingError:
+            self._forget()
+            raise
+
+    def _exchange(self, head: dict[str, Any], body: list[memoryview]) -> dict[str, Any]:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path)
+            wire.send(self._connection, head, body)
+            return _answer(self._connection)[0]
+        except (OSError, wire.BrokenOffError) as error:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise _away(self._path, error) from error
+
+
+def put_file(
+    path: Path, session_id: str, epoch: int, level: int, sequence: int, file: int, label: str = ""
+) -> Checkpoint:
+    """Save what the open file holds. Durable on return; raises SavingError."""
+    head = {
+        "call": "put", "session_id": session_id, "epoch": epoch, "level": level, "sequence": sequence, "label": label,
+    }  # fmt: skip
+    return Checkpoint(**_once(path, head, file)["checkpoint"])
+
+
+def get_file(path: Path, checkpoint_id: str, file: int) -> Checkpoint:
+    """Write a verified state into the open file, from its start; its end is cut off there. Raises SavingError."""
+    return Checkpoint(**_once(path, {"call": "get", "checkpoint_id": checkpoint_id}, file)["checkpoint"])
+
+
+def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, bytearray]:
+    """A verified state. Raises SavingError."""
+    try:
+        with connect(path) as connection:
+            wire.send(connection, {"call": "get", "checkpoint_id": checkpoint_id})
+            answer, body = _answer(connection)
+    except (OSError, wire.BrokenOffError) as error:
+        raise _away(path, error) from error
+    return Checkpoint(**answer["checkpoint"]), body
+
+
+def connect(path: Path) -> socket.socket:
+    """A connection; OSError if nobody listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(CALL_SECONDS)
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _once(path: Path, head: dict[str, Any], file: int) -> dict[str, Any]:
+    try:
+        with connect(path) as connection:
+            wire.send(connection, head, file=file)
+            return _answer(connection)[0]
+    except (OSError, wire.BrokenOffError) as error:
+        raise _away(path, error) from error
+
+
+def _change(comparer: Comparer, head: dict[str, Any], base: str, state: bytes | bytearray) -> tuple[Any, Any]:
+    """What to send: the state as a change of the one before. From then on it is the one before."""
+    from selfware_common.state.comparing import places
+
+    cut, spans = comparer.cut(state)
+    view, starts = memoryview(state), cut.starts
+    new = places(spans)
+    told = {
+        **head,
+        "root": cut.root().hex(),
+        "base": base,
+        "spans": [[span.before, span.count] for span in spans],
+        "lengths": [starts[n + 1] - starts[n] for first, count in new for n in range(first, first + count)],
+    }
+    return told, [view[starts[first] : starts[first + count]] for first, count in new]
+
+
+def _answer(connection: socket.socket) -> tuple[dict[str, Any], bytearray]:
+    received = wire.receive(connection)
+    if received is None:
+        raise wire.BrokenOffError
+    head, _ = received
+    body = wire.receive_exactly(connection, head["body"])
+    if "error" in head:
+        raise SavingError(head["error"], head["status"])
+    return head, body
+
+
+def _away(path: Path, error: Exception) -> SavingError:
+    reason = (error.strerror if isinstance(error, OSError) else "") or "it ended in the middle"
+    return SavingError(f"Cannot reach checkpointd at {path}: {reason}.", "UNAVAILABLE")
+
+
+def _comparer() -> Comparer:
+    from selfware_common.state.chunking import Chunker
+    from selfware_common.state.comparing import Comparer
+
+    return Comparer(Chunker())

@@ -1,0 +1,134 @@
+"""The bulk socket of a real checkpointd: states in and out by what changed, whoever dies in between."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from selfware_common.rpc import checkpoint_pb2 as pb
+from selfware_common.state import saving, wire
+from selfware_common.state.saving import Saver, SavingError
+from tests.process.test_checkpointd import Server, home
+
+__all__ = ["home"]
+SESSION = pb.LEVEL_SESSION
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Server]:
+    one = Server(home)
+    try:
+        yield one
+    finally:
+        if one.process.poll() is None:
+            one.end()
+
+
+def bulk(home: Path) -> Path:
+    return home / "run/checkpointd" / wire.BULK_SOCKET
+
+
+def states(count: int) -> list[bytes]:
+    chance, state, found = random.Random(1), random.Random(2).randbytes(3_000_000), []
+    for _ in range(count):
+        found.append(state)
+        at = chance.randrange(len(state))
+        state = state[:at] + chance.randbytes(100) + state[at:] + chance.randbytes(5000)
+    return found
+
+
+def test_each_state_comes_back_and_only_changes_are_stored(home: Path, server: Server) -> None:
+    epoch = server.open().epoch
+    with Saver(bulk(home), "s") as saver:
+        saved = [saver.save(epoch, SESSION, n, state, f"step {n}") for n, state in enumerate(states(6), 1)]
+    assert saved[0].stored_bytes > 3_000_000
+    assert all(one.stored_bytes < 200_000 for one in saved[1:])
+    for one, state in zip(saved, states(6), strict=True):
+        info, body = saving.get(bulk(home), one.checkpoint_id)
+        assert (info, bytes(body)) == (one, state)
+    assert server.recover()[1] == states(6)[-1], "and by gRPC it is the same"
+
+
+def test_a_saver_goes_on_after_checkpointd_was_killed(home: Path, server: Server) -> None:
+    epoch = server.open().epoch
+    with Saver(bulk(home), "s") as saver:
+        for n, state in enumerate(states(3), 1):
+            saver.save(epoch, SESSION, n, state)
+            server.end()
+            with pytest.raises(SavingError, match="Cannot reach checkpointd") as caught:
+                saver.save(epoch, SESSION, n + 1, state)
+            assert caught.value.status == "UNAVAILABLE"
+            server = Server(home)
+            epoch = server.open().epoch
+        last = saver.save(epoch, SESSION, 9, states(4)[-1])
+    assert last.stored_bytes < 200_000, "the index is rebuilt, so only the change is stored"
+    assert saving.get(bulk(home), last.checkpoint_id)[1] == states(4)[-1]
+    server.end()
+
+
+def test_the_base_may_be_gone(home: Path, server: Server) -> None:
+    epoch = server.open().epoch
+    with Saver(bulk(home), "s") as saver:
+        saver.save(epoch, SESSION, 1, states(1)[0])
+        saver._base = "ckpt-00000077"
+        info = saver.save(epoch, SESSION, 2, states(2)[1])
+    assert saving.get(bulk(home), info.checkpoint_id)[1] == states(2)[1]
+
+
+def test_a_program_that_keeps_nothing_saves_a_file_and_gets_it_back(home: Path, server: Server, tmp_path: Path) -> None:
+    epoch = server.open().epoch
+    file = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)
+    for n, state in enumerate(states(3), 1):
+        os.pwrite(file, state, 0)
+        info = saving.put_file(bulk(home), "s", epoch, SESSION, n, file, "by file")
+        assert n == 1 or info.stored_bytes < 200_000
+    os.pwrite(file, b"something else, and longer" * 200_000, 0)
+    assert saving.get_file(bulk(home), info.checkpoint_id, file) == info
+    assert (tmp_path / "state").read_bytes() == states(3)[-1]
+
+
+def test_refusals_are_sentences(home: Path, server: Server, tmp_path: Path) -> None:
+    epoch = server.open().epoch
+    server.open()
+    with Saver(bulk(home), "s") as saver, pytest.raises(SavingError, match="epoch 1 of session s is over") as caught:
+        saver.save(epoch, SESSION, 1, b"state")
+    assert caught.value.status == "ABORTED"
+    with Saver(bulk(home), "s") as saver, pytest.raises(SavingError, match="must name a level"):
+        saver.save(2, 77, 1, b"state")
+    with pytest.raises(SavingError, match="There is no checkpoint ckpt-00000001"):
+        saving.get(bulk(home), "ckpt-00000001")
+    with pytest.raises(SavingError, match="cannot be read: Is a directory"):
+        saving.put_file(bulk(home), "s", 2, SESSION, 1, os.open(tmp_path, os.O_RDONLY))
+    with pytest.raises(SavingError, match="There is no session t"):
+        saving.put_file(bulk(home), "t", 1, SESSION, 1, os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff\xff\xff\xff",
+        wire.LENGTH.pack(2) + b"{}",
+        wire.LENGTH.pack(30) + b'{"call": "save", "body": 3}   abc',
+        wire.LENGTH.pack(30) + b'{"call": "rm", "body": 0}     ',
+        wire.LENGTH.pack(30) + b'{"call": "get", "body": -1}   ',
+        wire.LENGTH.pack(30) + b'{"call": "get", "body": 9e99}  ',
+        wire.LENGTH.pack(60) + b'{"call": "save"',
+    ],
+)
+def test_what_is_no_message_ends_only_its_connection(home: Path, server: Server, said: bytes) -> None:
+    epoch = server.open().epoch
+    with saving.connect(bulk(home)) as connection:
+        connection.sendall(said)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1000) == b""
+    with Saver(bulk(home), "s") as saver:
+        assert saver.save(epoch, SESSION, 1, b"fine").state_bytes == 4
+    assert "Traceback" not in server.end()

@@ -1,0 +1,120 @@
+"""Packing tighter: smaller files, the same checkpoints, whoever reads, saves or dies meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.store import Store
+from tests.bench.workload import Session
+from tests.unit.selfware_checkpointd.helpers import flip, state
+
+
+def save(store: Store, sequence: int, data: bytes) -> str:
+    return store.save("s", Level.SESSION, sequence, data, "", sequence).checkpoint_id
+
+
+def stored(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def history(store: Store, steps: int = 4) -> dict[str, bytes]:
+    session, found = Session(5_000_000), {}
+    for sequence in range(1, steps + 1):
+        data = session.encode()
+        found[save(store, sequence, data)] = data
+        session.step()
+    return found
+
+
+def test_files_become_smaller_and_every_checkpoint_stays_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    found = history(store)
+    before = stored(tmp_path)
+    assert store.tighten().startswith("packed 1 checkpoints tighter, freed ")
+    assert stored(tmp_path) < 0.9 * before
+    assert store.tighten() == "", "once is enough"
+    for now in (store, Store(tmp_path)):
+        assert {one: now.load(one)[1] for one in found} == found
+        assert sum(info.stored_bytes for info in now.checkpoints()) == stored(tmp_path)
+    again = Store(tmp_path)
+    last = list(found.values())[-1]
+    assert again.save("s", Level.TASK, 9, last + b"x", "", 9).stored_bytes < 60_000
+
+
+def test_chunks_that_nobody_uses_go_and_come_back_when_they_are_saved_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    data = state(1, 1_000_000)
+    save(store, 1, data)
+    kept = save(store, 2, data[:100_000])
+    store.retain({Level.SESSION: 1})
+    assert stored(tmp_path) > 1_000_000
+    assert store.tighten().startswith("packed 1 checkpoints tighter, freed 9")
+    assert stored(tmp_path) < 200_000
+    assert store.load(kept)[1] == data[:100_000]
+    whole = save(store, 3, data)
+    for now in (store, Store(tmp_path)):
+        assert now.load(whole)[1] == data
+        assert all(verdict.intact for verdict in now.verify_all())
+
+
+def test_a_pack_of_version_1_is_packed_tighter_as_one_of_version_1(tmp_path: Path) -> None:
+    golden = (Path(__file__).parent / "golden/version-1.pack").read_bytes()
+    (tmp_path / "ckpt-00000001.pack").write_bytes(golden)
+    store = Store(tmp_path)
+    save(store, 2, state(1, 3000)[:1000] + b"x")
+    store.retain({Level.SESSION: 1, Level.TASK: 1})
+    store.tighten()
+    assert Store(tmp_path).load("ckpt-00000001")[1] == state(1, 3000)
+
+
+def test_what_is_being_read_is_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    found = history(store)
+    first = next(iter(found))
+    with store.reading(first) as (_, pieces):
+        begun = bytes(next(pieces))
+        assert store.tighten() == ""
+        assert store.retain({Level.SESSION: 1}) == "deleted nothing, because checkpoints are being read"
+        assert begun + b"".join(pieces) == found[first]
+    assert store.tighten() != "", "and done the next time"
+
+
+def test_a_save_in_the_meantime_may_use_chunks_that_were_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    data = state(1, 1_000_000)
+    save(store, 1, data)
+    save(store, 2, data[:100_000])
+    store.retain({Level.SESSION: 1})
+    late: list[str] = []
+
+    def sync(file: int) -> None:
+        if not late:
+            late.append("")  # it saves with this sync, too
+            late[0] = save(store, 3, data)
+
+    monkeypatch.setattr(store._upkeep, "_sync", sync)
+    assert store.tighten() == ""
+    assert store.load(late[0])[1] == data
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_damaged_pack_is_left_as_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    found = history(store)
+    path = tmp_path / "ckpt-00000001.pack"
+    flip(path, 300_000)
+    damaged = path.read_bytes()
+    store.tighten()
+    assert path.read_bytes() == damaged
+    assert not store.verify(next(iter(found))).intact
+
+
+def test_what_a_crash_left_of_it_goes_at_the_next_start(tmp_path: Path) -> None:
+    found = history(Store(tmp_path))
+    (tmp_path / "ckpt-00000001.pack.tmp").write_bytes(b"half")
+    store = Store(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert {one: store.load(one)[1] for one in found} == found

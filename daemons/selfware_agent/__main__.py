@@ -113,6 +113,8 @@ class AgentDaemon(daemon.Daemon):
         await self._foreman.stop()
         if self._foreman.ready and (level := self._schedule.due_on_stop(self._facts_to_save())):
             await self._save(level, "at stop")
+            if self._memory.unsaved:
+                self.log.warning("%s", self._memory.unsaved)
         for channel in self._channels.values():
             await channel.close()
 

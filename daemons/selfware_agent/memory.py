@@ -41,7 +41,8 @@ class Memory:
     def __init__(self, channel: grpc.aio.Channel, bulk: Path, session_id: str) -> None:
         """``bulk``: checkpointd's socket for states."""
         self._stub = checkpoint_pb2_grpc.CheckpointStub(channel)
-        self._saver = Saver(bulk, session_id, CALL_SECONDS)
+        self._bulk = bulk
+        self._saver: Saver | None = None
         self._saving = asyncio.Lock()
         self._lock = asyncio.Lock()
         self.session_id = session_id
@@ -95,6 +96,8 @@ class Memory:
         data = session.encode()
         try:
             async with self._saving:
+                # The session's name may come later than we do.
+                self._saver = self._saver or Saver(self._bulk, self.session_id, CALL_SECONDS)
                 save = self._saver.save
                 info = await asyncio.to_thread(save, self.epoch, int(level), session.sequence, data, label)
         except SavingError as error:

@@ -120,7 +120,7 @@ async def recover_seconds(base: Path, count: int, rounds: int) -> Recovered:
             daemon.process.send_signal(signal.SIGKILL)
         with Checkpointd(base) as daemon:
             channel = clients.channel(daemon.socket)
-            agent = AgentMemory(channel, "main")
+            agent = AgentMemory(channel, daemon.bulk, "main")
             with stopwatch(times["agent"]):
                 await agent.recover()
             assert agent.session.sequence == count, agent.recovered_in_words

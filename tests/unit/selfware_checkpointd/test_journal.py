@@ -257,7 +257,7 @@ def test_a_failed_sync_acknowledges_nothing_and_appending_goes_on_afterwards(tmp
     assert list(reopened(tmp_path).read()) == events(1, 2)
 
 
-def test_a_journal_that_cannot_take_back_a_failed_write_refuses_to_go_on(
+def test_a_failed_write_that_cannot_be_taken_back_stops_the_journal_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: int) -> None:
@@ -270,9 +270,14 @@ def test_a_journal_that_cannot_take_back_a_failed_write_refuses_to_go_on(
         patch.setattr(os, "ftruncate", fail)
         with pytest.raises(StorageError):
             journal.append([event(2)])
-    with pytest.raises(JournalStoppedError, match="could not be taken back"):
-        journal.append([event(2)])
-    assert list(journal.read()) == [event(1)]
+        with pytest.raises(JournalStoppedError, match="could not be taken back"):
+            journal.append([event(3), event(4)])
+        assert list(journal.read()) == [event(1)]
+    journal.append([event(2, b"the disk is well again")])
+    assert list(reopened(tmp_path).read()) == [event(1), event(2, b"the disk is well again")]
+    journal.close()
+    with pytest.raises(JournalStoppedError, match="it was closed"):
+        journal.append([event(3)])
 
 
 def test_a_segment_of_another_version_is_named_and_left_alone(tmp_path: Path) -> None:

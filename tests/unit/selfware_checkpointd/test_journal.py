@@ -171,6 +171,37 @@ def test_a_crash_between_compressing_and_removing_leaves_nothing_double(tmp_path
     assert not (tmp_path / FIRST_SEGMENT).exists() and not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_plain_segment_is_not_removed_for_a_damaged_compressed_one(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", segment_bytes=500)
+    for sequence in range(1, 21):
+        journal.append([event(sequence)])
+    plain = (tmp_path / FIRST_SEGMENT).read_bytes()
+    journal.seal()
+    (tmp_path / FIRST_SEGMENT).write_bytes(plain)
+    sealed = tmp_path / (FIRST_SEGMENT + ".zst")
+    flip(sealed, sealed.stat().st_size // 2)
+    again = reopened(tmp_path)
+    assert again.seal() == 1
+    assert not (tmp_path / FIRST_SEGMENT).exists()
+    assert list(again.read()) == events(1, 20)
+
+
+def test_a_damaged_header_costs_no_event_and_stops_nobody(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", segment_bytes=500)
+    for sequence in range(1, 10):
+        journal.append([event(sequence)])
+    newest = max(tmp_path.glob("*.wal"))
+    whole = newest.read_bytes()
+    flip(newest, 13)
+    again = reopened(tmp_path)
+    assert again.damage is None
+    assert again.opened == [f"journal of s: wrote the damaged header of {newest.name} anew; no event was lost with it"]
+    assert newest.read_bytes() == whole
+    again.append([event(10)])
+    assert list(reopened(tmp_path).read()) == events(1, 10)
+    assert reopened(tmp_path).opened == []
+
+
 def test_a_missing_segment_is_corruption(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "s", segment_bytes=500)
     for sequence in range(1, 21):

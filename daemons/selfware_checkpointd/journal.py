@@ -85,7 +85,11 @@ class Journal:
     @property
     def size_bytes(self) -> int:
         """What the journal takes on disk."""
-        return sum(path.stat().st_size for path in self._directory.iterdir() if path.is_file())
+        total = 0
+        for path in self._directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
+                total += path.stat().st_size
+        return total
 
     def fence(self, epoch: int) -> int:
         """Refuse older writers from now on; returns the last event that any of them made durable."""

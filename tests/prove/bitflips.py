@@ -243,19 +243,25 @@ def prove(rounds: int, seed: int, at_once: int = AT_ONCE) -> Verdict:
     """`rounds` flips."""
     counts: Counter[str] = Counter()
     wrong: list[str] = []
-    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(flip_all, seed, rounds, part, at_once) for part in range(at_once)]
-        for one in running:
-            counted, complaints = one.result()
-            size = counted.pop("bytes")
-            counts += counted
-            wrong += complaints
+    size = 0
+    for counted, complaints in _parts(rounds, seed, at_once):
+        size = counted.pop("bytes")
+        counts += counted
+        wrong += complaints
     print(json.dumps({"proof": "bitflips", "seed": seed, "bytes": size, **dict(sorted(counts.items()))}), flush=True)
     for text in wrong[:200]:
         say(text)
     total = sum(count for kind, count in counts.items() if kind in OUTCOMES)
     lost = sum("lost" in one or "WRONG" in one for one in wrong)
     return Verdict("bitflips", seed, rounds, total, lost, 0, 0, not wrong)
+
+
+def _parts(rounds: int, seed: int, at_once: int) -> list[tuple[Counter[str], list[str]]]:
+    if at_once == 1:
+        return [flip_all(seed, rounds, 0, 1)]
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(flip_all, seed, rounds, part, at_once) for part in range(at_once)]
+        return [one.result() for one in running]
 
 
 if __name__ == "__main__":

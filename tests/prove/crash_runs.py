@@ -3,7 +3,7 @@
 A run is recorded once. What a crash leaves at any point of it follows from the record, so it need not be run again
 to be crashed again: before and after each operation, in the middle of each write, and, for a power cut, several of
 the states that ``page_cache`` finds legal there. Each state is put on a memory file system and handed to the plain
-product (``survival``). From points that changed a name a second life begins, on what ``kill -9`` left with all that
+product (``survival``). From many points a second life begins, on what ``kill -9`` left with all that
 was not synced still hanging in the air, and the power is cut anywhere in that one too. Errors are different: they
 change what the product does next, so for each point there is a run of its own.
 """
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from selfware_checkpointd.errors import JournalStoppedError, StorageError
+from selfware_checkpointd.errors import CheckpointCorruptError, JournalStoppedError, StorageError
 from selfware_common.errors import DiskFullError, SelfwareError
 from tests.prove.faulty_files import FaultyFiles, Mark, Op
 from tests.prove.page_cache import Image, PageCache, put, taken
@@ -28,11 +28,11 @@ from tests.prove.storage_workload import Promises, Runner, Step, plan
 from tests.prove.survival import problems
 
 CUTS_PER_POINT = 2
-SECOND_LIVES = 60
+SECOND_LIVES_PER_STEP = 2
 STEPS_OF_SECOND_LIFE = 3
 CUTS_PER_POINT_IN_SECOND_LIFE = 1
 CUTS_AFTER_ERROR = 2
-NAMING = ("create", "rename", "mkdir", "unlink")  # what a successor may take for durable and must not
+UNSURE = ("create", "rename", "mkdir", "unlink", "write")  # what a successor may take for durable and must not
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 
 
@@ -57,8 +57,8 @@ class CrashRuns:
         trace = self._run(root, self.steps, 0)
         self._same_as_recorded(root, trace, PageCache())
         chance = random.Random(self.seed)
-        named = [number for number, one in enumerate(trace) if isinstance(one, Op) and one.kind in NAMING]
-        chosen = set(chance.sample(named, min(SECOND_LIVES, len(named))))
+        unsure = [number for number, one in enumerate(trace) if isinstance(one, Op) and one.kind in UNSURE]
+        chosen = set(chance.sample(unsure, min(SECOND_LIVES_PER_STEP * len(self.steps), len(unsure))))
         promises, cache = Promises(self.steps), PageCache()
         for number, one in enumerate(trace):
             if isinstance(one, Mark):
@@ -71,15 +71,24 @@ class CrashRuns:
 
     def errors(self) -> None:
         """Every point of one run fails once, and from every point on all fail until the writer has heard of it."""
+        for point, kind in self._points():
+            if kind != "read":
+                code = CODES[(point + self.seed) % len(CODES)]
+                self._failing(point, code, False, kind)
+                self._failing(point, CODES[(point + self.seed + 2) % len(CODES)], True, kind)
+
+    def reads(self) -> None:
+        """Every read of one run fails once."""
+        for point, kind in self._points():
+            if kind == "read":
+                self._failing(point, errno.EIO, False, kind)
+
+    def _points(self) -> list[tuple[int, str]]:
         root = self._fresh()
         root.mkdir()
         self._run(root, self.steps, 0)
-        count = len(self._layer.kinds)
-        for point in range(count):
-            for lasting in (False, True):
-                code = CODES[(point + self.seed + (2 if lasting else 0)) % len(CODES)]
-                self.counts["points"] += 1
-                self._failing(point, code, lasting)
+        shutil.rmtree(root)
+        return list(enumerate(self._layer.kinds))
 
     # ---- crashes
 
@@ -123,12 +132,14 @@ class CrashRuns:
 
     # ---- errors
 
-    def _failing(self, point: int, code: int, lasting: bool) -> None:
-        name = f"{errno.errorcode[code]} {'from' if lasting else 'at'} point {point}"
+    def _failing(self, point: int, code: int, lasting: bool, kind: str) -> None:
+        name = f"{errno.errorcode[code]} {'from' if lasting else 'at'} point {point} ({kind})"
         heard: list[SelfwareError] = []
         state = {"healed": False}
 
-        def fault(number: int, _: str) -> int | None:
+        def fault(number: int, kind_now: str) -> int | None:
+            if kind_now == "read" and code != errno.EIO:
+                return None  # a full or read-only disk can be read
             fails = number >= point and not state["healed"] if lasting else number == point
             return code if fails else None
 
@@ -149,7 +160,8 @@ class CrashRuns:
             self.wrong.append(f"seed {self.seed}, {name}: not an error of ours: {text}")
             return
         self.counts["told in a sentence" if heard else "absorbed"] += 1
-        self.wrong += [f"seed {self.seed}, {name}: {text}" for one in heard[:1] for text in unclear(one, code)]
+        self.counts["points"] += 1
+        self.wrong += [f"seed {self.seed}, {name}: {text}" for one in heard[:1] for text in unclear(one, code, kind)]
         promises, cache, chance = Promises(self.steps), PageCache(), random.Random(point)
         cuts = set(chance.sample(range(len(trace) // 2, len(trace)), CUTS_AFTER_ERROR - 1)) | {len(trace) - 1}
         for number, one in enumerate(trace):
@@ -197,10 +209,15 @@ class CrashRuns:
         return self._base / f"{self._number}"
 
 
-def unclear(error: SelfwareError, code: int) -> list[str]:
+def unclear(error: SelfwareError, code: int, kind: str) -> list[str]:
     """What is wrong with the first sentence that the writer hears."""
     full = code in (errno.ENOSPC, errno.EDQUOT)
-    if not isinstance(error, DiskFullError if full else StorageError) and not isinstance(error, JournalStoppedError):
+    right = (
+        DiskFullError if full else StorageError,
+        JournalStoppedError,
+        *([CheckpointCorruptError] * (kind == "read")),
+    )
+    if not isinstance(error, right):
         return [f"{type(error).__name__} is not the error for that: {error}"]
     if "{" in str(error) or not error.sentence.endswith(".") or not error.advice:
         return [f"not a sentence with advice: {error}"]

@@ -17,7 +17,7 @@ from tests.prove.faulty_files import FaultyFiles
 def main() -> int:
     """Do the part that was asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["crashes", "errors", "kills"])
+    parser.add_argument("part", choices=["crashes", "errors", "reads", "kills"])
     parser.add_argument("base", type=Path)
     parser.add_argument("seed", type=int)
     parser.add_argument("length", type=int, help="steps of the workload, or how many kills")

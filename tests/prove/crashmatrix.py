@@ -1,11 +1,11 @@
-"""Proof: nothing that the machine does to checkpointd's writes costs what was acknowledged.
+"""Proof: nothing that the machine does to checkpointd's files costs what was acknowledged.
 
 Per seed one workload (sessions, appends, saves, retention, sealing, fencing, restarts), and for every point at which it
 touches a file: a crash before and after, a torn write, power cuts in which whatever was not synced is there, not there
-or partly there, also after a kill and a restart (``crash_runs``, ``page_cache``); and each of ENOSPC, EIO, EDQUOT and
-EROFS, once or until the writer has heard of it twice. Besides, real processes are killed with SIGKILL. After each the
-plain product must open the files, have every acknowledged event and checkpoint byte for byte and any other wholly or
-not at all, verify, give a new epoch, refuse the old one, and go on (``survival``).
+or partly there, also after a kill and a restart (``crash_runs``, ``page_cache``); each of ENOSPC, EIO, EDQUOT and
+EROFS, once or until the writer has heard of it twice; and EIO for every read. Besides, real processes are killed with
+SIGKILL. After each the plain product must open the files, have every acknowledged event and checkpoint byte for byte
+and any other wholly or not at all, verify, give a new epoch, refuse the old one, and go on (``survival``).
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def done(work: Work) -> tuple[Counter[str], list[str]]:
 
 def prove(rounds: int, seed: int, steps: int = WORKLOAD_STEPS, kills: int = KILLS) -> Verdict:
     """`rounds` workloads, each with a seed of its own; so many kills besides."""
-    works = [Work(part, seed + number, steps) for number in range(rounds) for part in ("errors", "crashes")]
+    works = [Work(part, seed + number, steps) for number in range(rounds) for part in ("errors", "crashes", "reads")]
     share = min(kills, KILLS_PER_PROCESS)
     works += [Work("kills", seed + number, share) for number in range(kills // share)]
-    counts: dict[str, Counter[str]] = {"crashes": Counter(), "errors": Counter(), "kills": Counter()}
+    counts = {part: Counter[str]() for part in ("crashes", "errors", "reads", "kills")}
     wrong: list[str] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for work, (counted, complaints) in zip(works, pool.map(done, works), strict=True):

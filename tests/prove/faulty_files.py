@@ -96,13 +96,16 @@ class FaultyFiles:
         for name in ("symlink", "posix_fallocate", "copy_file_range", "sendfile", "splice"):
             setattr(os, name, self._refused(name))
         os.open, os.close = self._open, self._close  # type: ignore[assignment]
-        os.write, os.pwrite = self._write, self._pwrite
+        os.write, os.pwrite, os.pread = self._write, self._pwrite, self._pread
         os.writev, os.pwritev = self._writev, self._pwritev
         os.ftruncate, os.truncate = self._ftruncate, self._truncate
         real_open = io.open
 
         def opened(file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
-            changes = set(mode) & set("wax+") and not isinstance(file, int) and self._below(file) is not None
+            below = None if isinstance(file, int) else self._below(file)
+            changes = below is not None and set(mode) & set("wax+")
+            if below is not None and not changes:
+                self._point("read", file)
             return (_pyio.open if changes else real_open)(file, mode, *more, **named)
 
         io.open = builtins.open = opened  # type: ignore[assignment]
@@ -116,8 +119,8 @@ class FaultyFiles:
             return int(self._really("open", path, flags, mode, dir_fd=dir_fd))
         with self._lock:
             is_new = not os.path.lexists(path)
-            if flags & (CHANGING_FLAGS | os.O_DIRECTORY):
-                self._point("create" if is_new and flags & os.O_CREAT else "open", path)
+            kind = "open" if flags & (CHANGING_FLAGS | os.O_DIRECTORY) else "read"
+            self._point("create" if is_new and flags & os.O_CREAT else kind, path)
             file = int(self._really("open", path, flags, mode))
             handle = self._handles[file] = self._next_handle
             self._next_handle += 1
@@ -130,6 +133,11 @@ class FaultyFiles:
         with self._lock:
             self._handles.pop(file, None)
             self._really("close", file)
+
+    def _pread(self, file: int, length: int, offset: int) -> bytes:
+        if file in self._handles:
+            self._point("read", "")
+        return bytes(self._really("pread", file, length, offset))
 
     def _write(self, file: int, data: Any) -> int:
         return self._written(file, [data], lambda pieces: self._really("write", file, pieces[0]), None)
@@ -251,8 +259,9 @@ class FaultyFiles:
         return full[len(self.root) + 1 :] if full.startswith(self.root + "/") else None
 
     def _point(self, kind: str, path: Any) -> None:
-        number = len(self.kinds)
-        self.kinds.append(kind)
+        with self._lock:
+            number = len(self.kinds)
+            self.kinds.append(kind)
         code = self.fault(number, kind) if self.fault is not None else None
         if code is not None:
             raise OSError(code, os.strerror(code), str(path) or None)

@@ -76,7 +76,7 @@ def plan(seed: int, length: int = 32) -> list[Step]:
     last = dict.fromkeys(SESSIONS, 0)
     states = {name: chance.randbytes(chance.choice([0, 900, 30_000, 60_000])) for name in SESSIONS}
     steps = [Step("open", SESSIONS[0]), Step("open", SESSIONS[1])]
-    kinds = ["append"] * 9 + ["save"] * 7 + ["maintain"] * 2 + ["open", "reopen", "stale"]
+    kinds = ["append"] * 9 + ["save"] * 7 + ["maintain"] * 3 + ["reopen"] * 2 + ["open", "stale"]
     for number in range(length):
         session = chance.choice(SESSIONS)
         kind = chance.choice(kinds)

@@ -110,7 +110,13 @@ class CrashRuns:
     def _second_life(self, cache: PageCache, promises: Promises, chance: random.Random, number: int) -> None:
         root = self._fresh()
         put(cache.now(), root)
-        trace = self._run(root, self.steps[: promises.next_step + STEPS_OF_SECOND_LIFE], promises.next_step)
+        end = promises.next_step + STEPS_OF_SECOND_LIFE
+        try:
+            trace = self._run(root, self.steps[:end], promises.next_step)
+        except Exception:  # noqa: BLE001 -- whatever it is, it is what this proof looks for
+            text = " | ".join(traceback.format_exc().splitlines()[-4:])
+            self.wrong.append(f"seed {self.seed}, killed at {number}: no second life: {text}")
+            return
         self._same_as_recorded(root, trace, copy.deepcopy(cache))
         for at, one in enumerate(trace):
             if isinstance(one, Mark):

@@ -10,6 +10,9 @@ own implementation in Python, which ends in the same functions. Three things sho
   write that nobody wrote down (say through a mapping) shows as a difference;
 - a sync that nobody wrote down makes the record more pessimistic than the disk: it shows as something lost.
 
+Besides, one workload was run without the layer under strace: the same numbers of creations, writes, syncs of files and
+directories, renames, removals and mkdirs as the layer counts.
+
 What this layer does not model (a rename into another directory, a directory descriptor) it refuses aloud. Owns no
 file. For one watched directory and one run at a time.
 """

@@ -13,6 +13,7 @@ from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 from tests.prove.storage_workload import NOW, SESSIONS, Promises, SavedKey, key_of
 
+LAST = b"no checkpoint covers this one"
 UNFINISHED = ("unfinished bytes off",)
 
 
@@ -45,8 +46,10 @@ async def _all(root: Path, promises: Promises, found: list[str]) -> None:
     again = Memory(root, lambda: NOW)
     for session, (last, state) in news.items():
         recovery = await again.recover(session)
-        if recovery.last_sequence != last or recovery.state != state or recovery.skipped:
+        told = [record.payload for record in recovery.events]
+        if recovery.last_sequence != last or told != [LAST] or recovery.state != state or recovery.skipped:
             found.append(f"{session}: what was done after recovery is not there after a restart")
+    found += [f"note after going on: {note}" for note in again.notes]
     await again.close()
     if left := [path.name for path in root.rglob("*.tmp")]:
         found.append(f"temporary files stayed: {left}")
@@ -94,7 +97,7 @@ async def _session(memory: Memory, session: str, epoch: int, promises: Promises,
 
 
 async def _go_on(memory: Memory, session: str, epoch: int, found: list[str]) -> tuple[int, bytes]:
-    """A new writer: an epoch of its own, the next event, a checkpoint; the old writer is out."""
+    """A new writer: an epoch of its own, the next event, a checkpoint, one more event; the old writer is out."""
     opened = await memory.open_session(session, "after")
     epoch = epoch or opened.epoch - 1
     if opened.epoch <= epoch:
@@ -112,4 +115,5 @@ async def _go_on(memory: Memory, session: str, epoch: int, found: list[str]) -> 
             found.append(f"WRONG BYTES in the new {info.checkpoint_id}")
     except CheckpointNotFoundError as error:
         found.append(error.sentence)
-    return last, state
+    await memory.append(session, opened.epoch, [Record(opened.epoch, last + 1, NOW, "After", LAST)])
+    return last + 1, state

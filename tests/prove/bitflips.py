@@ -33,6 +33,20 @@ AT_ONCE = 2
 GOES_ON_EVERY = 10
 UNDER_RUNNING_EVERY = 6
 SAMPLED = ("chunks", "sealed segment", "sealed segment beside the plain one", "a record", "the last batch")
+WHY_HARMLESS = {
+    "writer, a copy": "the other copy is taken",
+    "group head": "the index has it once more",
+    "deleted checkpoint, header": "the groups are found by their marks",
+    "deleted checkpoint, index": "the groups are found by their marks",
+    "deleted checkpoint, trailer": "the groups are found by their marks",
+    "deleted checkpoint, chunks": "no checkpoint needs them, or they are stored twice",
+    "deleted checkpoint, frame start": "no checkpoint needs them, or they are stored twice",
+    "checkpoint, chunks": "they are stored twice",
+    "segment, header": "the file's name and the records say the same",
+    "sealed segment beside the plain one": "the plain one is taken",
+    "sealed segment beside the plain one, frame start": "the plain one is taken",
+    "frame start": "a bit that zstd does not use",
+}
 OUTCOMES = ("cut as unfinished, with a note", "detected at read", "detected at scrub only", "harmless")
 NAMED = (CheckpointCorruptError, JournalCorruptError, SessionCorruptError)
 
@@ -203,10 +217,15 @@ def flip_all(seed: int, count: int, part: int, parts: int) -> tuple[Counter[str]
             wrong += [f"seed {seed}, {where}: {text}" for text in heard.wrong]
             result = outcome(heard)
             counts[result] += 1
-            counts[f"{result}: {one.span.meaning}"] += 1
-            counts["scrub agrees"] += bool(heard.at_scrub)
+            why = f" ({_why(one.span.meaning)})" if result == "harmless" else ""
+            counts[f"{result}: {one.span.meaning}{why}"] += 1
+            counts["a scrub finds it too"] += bool(heard.at_scrub)
             _restore(root, before, one.span.path)
     return counts, wrong
+
+
+def _why(meaning: str) -> str:
+    return next((why for end, why in WHY_HARMLESS.items() if meaning.endswith(end)), "unexplained")
 
 
 def _goes_on(root: Path, copy: Path, before: Image, flip: Flip, original: Original) -> list[str]:

@@ -31,7 +31,9 @@ class JournalStoppedError(SelfwareError):
 
     status = grpc.StatusCode.UNAVAILABLE
     exit_code = 74
-    hint = "Restart selfware-checkpointd once the disk is well; it reads again what is really there."
+    hint = (
+        "Look after the disk ('dmesg'); the journal goes on by itself once it is well. Nothing acknowledged was lost."
+    )
 
 
 class JournalCorruptError(SelfwareError):

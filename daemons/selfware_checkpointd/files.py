@@ -37,8 +37,14 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and every missing parent, durably."""
+    """Create a directory and every missing parent, durably.
+
+    One that is there may be so only in memory: its maker died, or met an error, before the sync. A directory above it
+    was durable before it was made, so its own name is the only one in doubt.
+    """
     if path.is_dir():
+        with contextlib.suppress(PermissionError):  # we did not make it in a directory that we may not even read
+            sync_directory(path.parent)
         return
     make_directory(path.parent)
     path.mkdir(mode=0o750, exist_ok=True)
@@ -83,6 +89,11 @@ def write_aside(path: Path, pieces: Sequence[bytes | memoryview], sync: Sync) ->
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete temporary files of writers that died before their rename."""
+    """Delete temporary files of writers that died before their rename; to be called before a directory is read.
+
+    The names that stay become durable: a predecessor that was killed after its rename and before its sync left one
+    that we would take for safe, build upon and acknowledge.
+    """
     for leftover in directory.glob("*" + TEMPORARY_SUFFIX):
         leftover.unlink(missing_ok=True)
+    sync_directory(directory)

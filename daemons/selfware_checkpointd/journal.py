@@ -2,7 +2,7 @@
 
 The idea: one write and one fdatasync for many events; never two truths. An event that comes again with the same
 content is acknowledged again and not written; with other content it is a conflict; out of order it is a gap. After
-a failed write the file goes back to its last durable length, so that the journal goes on when space returns.
+a failed write the file goes back to its last durable length, so that the journal goes on when the disk does.
 
 Owns the directory ``journal/`` of its session and the descriptor of the segment being written. Appending is for one
 thread at a time (a lock enforces it); reading may happen meanwhile and sees durable events only. Damage is told
@@ -65,6 +65,7 @@ class Journal:
         self._sync = sync
         self._lock = threading.Lock()
         self._stopped: JournalStoppedError | None = None
+        self._failed_write = ""  # why there are bytes beyond the durable ones that could not be taken back yet
         self._epoch = 0
         self._covered = 0  # a checkpoint holds everything up to here
         self._damage_until = 0  # the last event that damage in the newest segment has taken
@@ -86,7 +87,11 @@ class Journal:
     @property
     def size_bytes(self) -> int:
         """What the journal takes on disk."""
-        return sum(path.stat().st_size for path in self._directory.iterdir() if path.is_file())
+        total = 0
+        for path in self._directory.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
+                total += path.stat().st_size
+        return total
 
     def fence(self, epoch: int) -> int:
         """Refuse older writers from now on; returns the last event that any of them made durable."""
@@ -160,6 +165,7 @@ class Journal:
         """Give the descriptor back; everything acknowledged is on disk already."""
         with self._lock:
             self._close_file()
+            self._failed_write = ""
             self._stopped = JournalStoppedError(session_id=self.session_id, reason="it was closed")
 
     def _open(self) -> None:
@@ -179,6 +185,8 @@ class Journal:
     # ---- appending
 
     def _refuse_if_unable(self) -> None:
+        if self._failed_write:
+            self._take_back()
         if self._stopped is not None:
             raise JournalStoppedError(**self._stopped.fields)
         if self.damage is not None and self._damage_until > self._covered:
@@ -237,19 +245,23 @@ class Journal:
             write_all(self._file, [b"".join(batch.pieces)])
             self._sync(self._file)
         except OSError as error:
-            self._take_back(error)
+            self._failed_write = error.strerror or str(error)
+            self._take_back()
             raise disk_error(error, f"events of session {self.session_id}", self._directory) from error
         *starts, self._durable_bytes = accumulate(map(len, batch.pieces), initial=self._durable_bytes)
         self._offsets.extend(starts)
         self._last = batch.records[-1].sequence
 
-    def _take_back(self, error: OSError) -> None:
+    def _take_back(self) -> None:
+        """Back to the last durable length; while the disk refuses even that, every append begins with another try."""
         try:
             os.ftruncate(self._file, self._durable_bytes)
             os.fdatasync(self._file)
         except OSError as second:
-            reason = f"after '{error.strerror}' the unfinished write could not be taken back ({second.strerror})"
+            reason = f"after '{self._failed_write}' the unfinished write could not be taken back ({second.strerror})"
             self._stopped = JournalStoppedError(session_id=self.session_id, reason=reason)
+        else:
+            self._stopped, self._failed_write = None, ""
 
     def _next_batch_offset(self) -> int:
         return HEADER_BYTES if self._needs_new_segment(self.last_sequence + 1) else self._durable_bytes

@@ -2,7 +2,8 @@
 
 Only the newest segment is read: all others were complete and durable before it was begun, and whoever reads them
 notices damage by the numbers. An unfinished write is cut off here (``segment`` explains how it is told from
-damage); damage is left as it is. Harmless when it runs twice.
+damage); a damaged header is written anew, for the file's name says all that it says; other damage is left as it is.
+Harmless when it runs twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from selfware_checkpointd import sealing
 from selfware_checkpointd.files import sync_directory
-from selfware_checkpointd.segment import Scan, scan
+from selfware_checkpointd.segment import HEADER_BYTES, Scan, encode_header, scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ def reopen(directory: Path, session_id: str) -> Found:
         data = sealing.read_segment(directory, first)
         seen = scan(data, first)
         plain = sealing.plain_path(directory, first)
+        if seen.bad_offset == 0 and seen.records and plain.exists():
+            found.repaired.append(_mend_header(plain, first, session_id))
+            data = encode_header(first) + data[HEADER_BYTES:]
+            seen = scan(data, first)
         if seen.is_torn and plain.exists():
             found.repaired.append(_cut(plain, first, len(data), seen, session_id))
             if seen.bad_offset == 0:
@@ -60,6 +65,17 @@ def reopen(directory: Path, session_id: str) -> Found:
             found.offsets = [placed.offset for placed in seen.records]
         break
     return found
+
+
+def _mend_header(plain: Path, first: int, session_id: str) -> str:
+    """Events were found behind it, so it was whole and durable once: nothing is lost with it."""
+    file = os.open(plain, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(file, encode_header(first), 0)
+        os.fdatasync(file)
+    finally:
+        os.close(file)
+    return f"journal of {session_id}: wrote the damaged header of {plain.name} anew; no event was lost with it"
 
 
 def _cut(plain: Path, first: int, size: int, seen: Scan, session_id: str) -> str:

@@ -2,7 +2,8 @@
 
 A sealed segment ``<first>.wal`` becomes ``<first>.wal.zst``: one zstd frame of the very same bytes, with zstd's own
 content checksum (``zstd -d`` gives the segment back). The compressed file is durable under its name before the
-plain one goes, so a crash leaves one or both; both is repaired by removing the plain one again.
+plain one goes, so a crash leaves one or both; both is repaired by removing the plain one again, once the compressed
+one has been read back: it may have been damaged since.
 
 Owns the names in a journal directory. Never touches the segment being written.
 """
@@ -45,7 +46,7 @@ def first_sequences(directory: Path) -> list[int]:
 def compress(directory: Path, first_sequence: int) -> int:
     """Compress one sealed segment; returns its size on disk now. Harmless when it runs twice."""
     plain, compressed = plain_path(directory, first_sequence), compressed_path(directory, first_sequence)
-    if not compressed.exists():
+    if plain.exists() and not _is_whole(compressed):
         compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
         write_durably(compressed, [compressor.compress(plain.read_bytes())])
     if plain.exists():
@@ -77,6 +78,20 @@ def _read_either(plain: Path, compressed: Path, limit: int | None) -> bytes:
         except FileNotFoundError:
             continue
     return b""
+
+
+def _is_whole(path: Path) -> bool:
+    """Is it there, to the end of its frame, and does zstd's checksum fit?"""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    reader = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        reader.decompress(data)
+    except zstandard.ZstdError:
+        return False
+    return reader.eof
 
 
 def _decompress(path: Path) -> bytes:

@@ -27,6 +27,7 @@ from selfware_checkpointd.errors import (
     SessionCorruptError,
     SessionNotFoundError,
     StaleWriterError,
+    StorageError,
     disk_error,
 )
 from selfware_checkpointd.files import make_directory, remove_leftovers, write_durably
@@ -134,6 +135,9 @@ class Sessions:
             data = path.read_bytes()
         except FileNotFoundError:
             raise SessionNotFoundError(session_id=session_id) from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StorageError(what=f"read the writer of session {session_id}", path=path, reason=reason) from error
         session = decode_session(session_id, data)
         if session is None:
             raise SessionCorruptError(session_id=session_id, path=path)

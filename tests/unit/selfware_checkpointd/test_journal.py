@@ -171,6 +171,37 @@ def test_a_crash_between_compressing_and_removing_leaves_nothing_double(tmp_path
     assert not (tmp_path / FIRST_SEGMENT).exists() and not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_plain_segment_is_not_removed_for_a_damaged_compressed_one(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", segment_bytes=500)
+    for sequence in range(1, 21):
+        journal.append([event(sequence)])
+    plain = (tmp_path / FIRST_SEGMENT).read_bytes()
+    journal.seal()
+    (tmp_path / FIRST_SEGMENT).write_bytes(plain)
+    sealed = tmp_path / (FIRST_SEGMENT + ".zst")
+    flip(sealed, sealed.stat().st_size // 2)
+    again = reopened(tmp_path)
+    assert again.seal() == 1
+    assert not (tmp_path / FIRST_SEGMENT).exists()
+    assert list(again.read()) == events(1, 20)
+
+
+def test_a_damaged_header_costs_no_event_and_stops_nobody(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", segment_bytes=500)
+    for sequence in range(1, 10):
+        journal.append([event(sequence)])
+    newest = max(tmp_path.glob("*.wal"))
+    whole = newest.read_bytes()
+    flip(newest, 13)
+    again = reopened(tmp_path)
+    assert again.damage is None
+    assert again.opened == [f"journal of s: wrote the damaged header of {newest.name} anew; no event was lost with it"]
+    assert newest.read_bytes() == whole
+    again.append([event(10)])
+    assert list(reopened(tmp_path).read()) == events(1, 10)
+    assert reopened(tmp_path).opened == []
+
+
 def test_a_missing_segment_is_corruption(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "s", segment_bytes=500)
     for sequence in range(1, 21):
@@ -257,7 +288,7 @@ def test_a_failed_sync_acknowledges_nothing_and_appending_goes_on_afterwards(tmp
     assert list(reopened(tmp_path).read()) == events(1, 2)
 
 
-def test_a_journal_that_cannot_take_back_a_failed_write_refuses_to_go_on(
+def test_a_failed_write_that_cannot_be_taken_back_stops_the_journal_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: int) -> None:
@@ -270,9 +301,14 @@ def test_a_journal_that_cannot_take_back_a_failed_write_refuses_to_go_on(
         patch.setattr(os, "ftruncate", fail)
         with pytest.raises(StorageError):
             journal.append([event(2)])
-    with pytest.raises(JournalStoppedError, match="could not be taken back"):
-        journal.append([event(2)])
-    assert list(journal.read()) == [event(1)]
+        with pytest.raises(JournalStoppedError, match="could not be taken back"):
+            journal.append([event(3), event(4)])
+        assert list(journal.read()) == [event(1)]
+    journal.append([event(2, b"the disk is well again")])
+    assert list(reopened(tmp_path).read()) == [event(1), event(2, b"the disk is well again")]
+    journal.close()
+    with pytest.raises(JournalStoppedError, match="it was closed"):
+        journal.append([event(3)])
 
 
 def test_a_segment_of_another_version_is_named_and_left_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from selfware_checkpointd.errors import (
     SessionCorruptError,
     SessionNotFoundError,
     StaleWriterError,
+    StorageError,
 )
 from selfware_checkpointd.sessions import Session, Sessions, encode_session
 from tests.unit.selfware_checkpointd.helpers import flip
@@ -64,3 +65,21 @@ def test_the_writer_format_is_pinned() -> None:
     data = encode_session(Session("alpha", 7, 1_700_000_000_000_000_000, "selfware-agent pid 812"))
     assert len(data) == 1024
     assert blake3(data).hexdigest() == "fff6c891c5189b47623a1004af354e7f5c504a41bce85241162bf8b4b060a24d"
+
+
+def test_a_writer_record_that_cannot_be_read_is_a_sentence_and_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Sessions(tmp_path).open("s", "w", 1)
+    again = Sessions(tmp_path)
+
+    def fail(_: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(StorageError, match=r"read the writer of session s .* Input/outp"),
+    ):
+        patch.setattr(Path, "read_bytes", fail)
+        again.get("s")
+    assert again.get("s").epoch == 1

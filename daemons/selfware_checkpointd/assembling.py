@@ -13,13 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zstandard
 from blake3 import blake3
 
 from selfware_checkpointd.catalog import Catalog
-from selfware_checkpointd.errors import CheckpointCorruptError
+from selfware_checkpointd.errors import CheckpointCorruptError, StorageError
 from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id
-from selfware_checkpointd.packs import Group
+from selfware_checkpointd.packs import Group, decompress
 from selfware_common.state.comparing import root_of
 
 READING_THREADS = 2
@@ -152,9 +151,14 @@ def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
             stored = os.pread(file, group.stored_bytes, group.offset)
         finally:
             os.close(file)
-        raw = memoryview(zstandard.ZstdDecompressor().decompress(stored, starts[-1]))
-    except (zstandard.ZstdError, OSError):
+    except FileNotFoundError:
         return memoryview(b""), starts, chunks
+    except OSError as error:  # that may pass: it says nothing about the chunks
+        raise StorageError(what="read a checkpoint", path=path, reason=error.strerror or str(error)) from error
+    unpacked = decompress(stored, starts[-1])
+    if unpacked is None:
+        return memoryview(b""), starts, chunks
+    raw = memoryview(unpacked)
     bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}
     return raw, starts, bad
 

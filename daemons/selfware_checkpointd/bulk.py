@@ -23,7 +23,6 @@ from selfware_common import sockets
 from selfware_common.errors import SelfwareError
 from selfware_common.state import wire
 from selfware_common.state.comparing import Span
-from selfware_common.state.scanning import WINDOW_BYTES, Window
 
 LOG = logging.getLogger("selfware-checkpointd")
 KEPT_BYTES = 64 * 1024 * 1024  # of memory that a state came in, for the next one: fresh memory costs more than the copy
@@ -116,9 +115,8 @@ class _Connection:
             call = calls[head["call"]]
         except KeyError:
             raise ValueError("a call that there is not") from None
-        pieces: list[memoryview] = []
         try:
-            told = call(head, body, file, pieces)
+            told = call(head, body, file)
         except UnknownBaseError:
             told = {"unknown_base": True}
         except SelfwareError as error:
@@ -127,9 +125,9 @@ class _Connection:
             raise ValueError(f"a {head['call']} that is incomplete: {error!r}") from error
         finally:
             body.release()
-        wire.send(self._connection, told, pieces)
+        wire.send(self._connection, told)
 
-    def _save(self, head: dict[str, Any], body: memoryview, _file: int, _pieces: list[memoryview]) -> dict[str, Any]:
+    def _save(self, head: dict[str, Any], body: memoryview, _file: int) -> dict[str, Any]:
         fresh, at = [], 0
         for length in head["lengths"]:
             fresh.append(body[at : at + length])
@@ -143,27 +141,26 @@ class _Connection:
         self._saved()
         return {"checkpoint": _told(info)}
 
-    def _put(self, head: dict[str, Any], body: memoryview, file: int, _pieces: list[memoryview]) -> dict[str, Any]:
-        window = Window.over(body)
-        if file >= 0:
-            size = os.fstat(file).st_size
-            if size > self._max_state_bytes:
-                problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
-                raise UnusableStateError(problem=problem)
-            window = Window(size, lambda room, at: _read(file, room, at), self._space(min(size, WINDOW_BYTES)))
-        info = self._memory.save_from(_subject(head), int(head["epoch"]), window)
+    def _put(self, head: dict[str, Any], body: memoryview, file: int) -> dict[str, Any]:
+        if file < 0:
+            raise ValueError("a put without a file")
+        size = os.fstat(file).st_size
+        if size > self._max_state_bytes:
+            problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
+            raise UnusableStateError(problem=problem)
+        read = lambda room, at: _read(file, room, at)  # noqa: E731
+        info = self._memory.save_from(_subject(head), int(head["epoch"]), size, read)
         self._saved()
         return {"checkpoint": _told(info)}
 
-    def _get(self, head: dict[str, Any], _body: memoryview, file: int, pieces: list[memoryview]) -> dict[str, Any]:
+    def _get(self, head: dict[str, Any], _body: memoryview, file: int) -> dict[str, Any]:
+        if file < 0:
+            raise ValueError("a get without a file to write to")
         with self._memory.store.reading(str(head["checkpoint_id"])) as (info, found):
-            if file < 0:
-                pieces += found
-            else:
-                try:
-                    _write(file, found)
-                except OSError as error:
-                    raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
+            try:
+                _write(file, found)
+            except OSError as error:
+                raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
         return {"checkpoint": _told(info)}
 
     def _space(self, size: int) -> memoryview:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfware_checkpointd.chunklist import ChunkList
-from selfware_checkpointd.files import remove_leftovers, sync_directory
+from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
 from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index, unpack_group
 
@@ -103,14 +103,20 @@ class Catalog:
                     del self.places[digest]
 
     def all_runs(self) -> list[Run]:
-        """The runs of every readable checkpoint; one that turns out to be damaged is marked so."""
+        """Everything that living checkpoints need. One that cannot be read, perhaps only now, may need any chunk that
+        is older than itself: it does."""
         runs: list[Run] = []
+        unreadable = 0
         for number, pack in self.packs.items():
-            if pack.info is not None:
-                try:
-                    runs += self.runs_of(number)
-                except ValueError as error:
-                    pack.info, pack.problem = None, str(error)
+            if not pack.is_live:
+                continue
+            try:
+                runs += self.runs_of(number)
+            except ValueError:
+                unreadable = max(unreadable, number)
+        for number, pack in self.packs.items():
+            if number < unreadable:
+                runs += [Run(number, group.first, len(group.hashes)) for group in pack.groups]
         return runs
 
     def chunks_of(self, number: int) -> ChunkList:
@@ -144,18 +150,17 @@ class Catalog:
         return None if number is None else self.packs[number].info
 
     def unpack(self, number: int, group: Group) -> list[bytes | None]:
-        """A group's chunks, each checked; damaged ones are None and forgotten."""
+        """A group's chunks, each checked; damaged ones, and all if the file cannot be read now, are None."""
         try:
             file = os.open(self.packs[number].path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            chunks: list[bytes | None] = [None] * len(group.hashes)
-        else:
-            try:
-                chunks = unpack_group(file, group)
-            finally:
-                os.close(file)
-        self.forget([(number, index) for index, chunk in enumerate(chunks, group.first) if chunk is None])
-        return chunks
+        except OSError:
+            return [None] * len(group.hashes)
+        try:
+            return unpack_group(file, group)
+        except OSError:
+            return [None] * len(group.hashes)
+        finally:
+            os.close(file)
 
     def forget(self, damaged: Sequence[tuple[int, int]]) -> None:
         """These chunks (pack, number in it) are not what their hashes say: the next save stores them again."""
@@ -201,6 +206,9 @@ class Catalog:
             self.cut_off = f"{path.stem} was cut off while it was saved, before anybody knew of it; it is removed"
             os.truncate(path, 0)
             return
+        if is_last and path.suffix == LIVE:
+            # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
+            sync_file(path)
         pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
         if path.suffix == LIVE and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
@@ -222,6 +230,8 @@ class Catalog:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return PackIndex([], "", None, f"its file {path.name} is missing")
+        except OSError as error:
+            return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
         try:
             return read_index(file, number)
         except OSError as error:

@@ -27,6 +27,15 @@ def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
     return total
 
 
+def sync_file(path: Path) -> None:
+    """Make what a file holds durable, whoever wrote it."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def sync_directory(path: Path) -> None:
     """Make names (created, renamed, removed) in this directory durable."""
     file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

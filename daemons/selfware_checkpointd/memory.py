@@ -24,7 +24,7 @@ from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import Store, Subject, Verdict
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_common.state.comparing import Span
-from selfware_common.state.scanning import Window
+from selfware_common.state.scanning import Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +104,11 @@ class Memory:
         save = self.store.save
         return await asyncio.to_thread(save, session_id, level, sequence, state, label, now, check, expected_hash)
 
-    def save_from(self, subject: Subject, epoch: int, window: Window) -> CheckpointInfo:
+    def save_from(self, subject: Subject, epoch: int, size: int, read: Read) -> CheckpointInfo:
         """The same from a source that is read as it is saved; blocking: for a thread. The subject's time is ours."""
         self.sessions.check(subject.session_id, epoch)
         stamped = replace(subject, now_unix_nanos=self._clock())
-        return self.store.save_from(stamped, window, lambda: self.sessions.check(subject.session_id, epoch))
+        return self.store.save_from(stamped, size, read, lambda: self.sessions.check(subject.session_id, epoch))
 
     def save_change(
         self,

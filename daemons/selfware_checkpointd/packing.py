@@ -30,7 +30,7 @@ from selfware_checkpointd.files import Sync, sync_directory, write_all
 from selfware_checkpointd.manifest import CheckpointInfo, Run, encode_manifest
 from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group, encode_header
 
-COMPRESSION_LEVEL = 3
+COMPRESSION_LEVEL = 1  # in a hurry; packs are packed tighter later, see repacking
 COMPRESSING_THREADS = 2
 MOST_IN_FLIGHT = 4
 
@@ -67,9 +67,13 @@ class Packer:
         """A pack to fill; OSError if there is no room for its file. Finish it or undo it."""
         if self._ready != number:
             self.make_next(number)
-        if self._named is not None:
-            self._named.result()
-            self._named = None
+        named, self._named = self._named, None
+        try:
+            if named is not None:
+                named.result()
+        except OSError:
+            self._ready = -1  # the next try makes its name durable
+            raise
         file = os.open(self.path_of(number), os.O_WRONLY | os.O_CLOEXEC)
         return PackDraft(self, file, number, session_id)
 

@@ -10,7 +10,7 @@ All numbers are little-endian; chunks are numbered from 0 within their pack.
      20   4  CRC-32           of bytes 0..19 and the session id
      24      session id (UTF-8)
 
-    group, as many as needed: up to 1 MiB of neighbouring chunks compressed together
+    group, as many as needed: up to 256 KiB (packed tight: 8 MiB) of neighbouring chunks compressed together
       0   4  mark             a5 53 46 47
       4   4  CRC-32           of the rest of the group head
       8   4  number of chunks
@@ -50,7 +50,7 @@ END_MAGIC = b"SFWPEND\n"
 VERSION = 2
 KNOWN_VERSIONS = (1, 2)
 GROUP_MARK = b"\xa5SFG"
-GROUP_BYTES = 1024 * 1024
+GROUP_BYTES = 256 * 1024
 HASH_BYTES = 32
 _HEADER = struct.Struct("<8sHHQ")
 _GROUP = struct.Struct("<III")
@@ -130,11 +130,9 @@ def read_index(file: int, number: int) -> PackIndex:
 
 
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
-    """The group's chunks; None for each that is not what its hash says."""
-    total = sum(group.lengths)
-    try:
-        raw = zstandard.ZstdDecompressor().decompress(os.pread(file, group.stored_bytes, group.offset), total)
-    except (zstandard.ZstdError, OSError):
+    """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
+    raw = decompress(os.pread(file, group.stored_bytes, group.offset), sum(group.lengths))
+    if raw is None:
         return [None] * len(group.hashes)
     chunks: list[bytes | None] = []
     start = 0
@@ -143,6 +141,16 @@ def unpack_group(file: int, group: Group) -> list[bytes | None]:
         chunks.append(chunk if blake3(chunk).digest() == digest else None)
         start += length
     return chunks
+
+
+def decompress(frame: bytes, size: int) -> bytes | None:
+    """What a frame holds, None unless it is so many bytes: a damaged one may claim any size."""
+    try:
+        if zstandard.frame_content_size(frame) != size:
+            return None
+        return zstandard.ZstdDecompressor().decompress(frame, size)
+    except zstandard.ZstdError:
+        return None
 
 
 def _read_header(file: int, number: int) -> tuple[bytes, str, int]:

@@ -32,14 +32,15 @@ from selfware_checkpointd.errors import (
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory
+from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.retention import beyond_newest
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import Span, root_of
-from selfware_common.state.scanning import Found, ShorterError, Window, scan
+from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
+from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
 Check = Callable[[], None]
 
@@ -72,6 +73,7 @@ class Store:
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
+        self._hot = Hot()
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
@@ -104,13 +106,30 @@ class Store:
         if expected_hash is not None and blake3(state).digest() != expected_hash:
             raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
         subject = Subject(session_id, level, sequence, label, now_unix_nanos)
-        return self.save_from(subject, Window.over(memoryview(state)), before_commit)
-
-    def save_from(self, subject: Subject, window: Window, before_commit: Check | None = None) -> CheckpointInfo:
-        """The same from a source of which little is in memory at a time. Raises UnusableStateError if it ends early."""
         with self._lock:
-            base = self._base_of(subject.session_id, subject.level)
-            return self._save(subject, base, scan(self._chunker, window, base.cut), None, before_commit)
+            _, base = self._base_of(session_id, level)
+            found = scan(self._chunker, Window.over(memoryview(state)), base.cut)
+            return self._save(subject, base, found, None, before_commit)
+
+    def save_from(self, subject: Subject, size: int, read: Read, before_commit: Check | None = None) -> CheckpointInfo:
+        """The same from a source of so many bytes. Raises UnusableStateError if it ends early."""
+        kind = (subject.session_id, subject.level)
+        with self._lock:
+            number, base = self._base_of(*kind)
+            room = self._hot.room(size)
+            if room is None:
+                found = scan(self._chunker, Window(size, read), base.cut)
+                return self._save(subject, base, found, None, before_commit)
+            try:
+                window = Window(size, read, memoryview(room)[:size])
+                before = self._hot.get(kind, number)
+                found = scan(self._chunker, window, base.cut) if before is None else self._compare(before, window, base)
+                info = self._save(subject, base, found, None, before_commit)
+            except BaseException:
+                self._hot.give_back(room)
+                raise
+            self._hot.put(kind, info.number, room)
+            return info
 
     def save_change(
         self,
@@ -271,6 +290,15 @@ class Store:
         self._newest.put(number, chunks)
         return info
 
+    def _compare(self, before: bytearray, window: Window, base: ChunkList) -> Iterator[Found]:
+        state = window.rest()
+        cut, spans = compare(self._chunker, state, base.cut, same_in_memory(before, state, base.cut))
+        at = 0
+        for span in spans:
+            new = range(at, at + span.count) if span.before < 0 else range(0)
+            yield span, [(cut.digests[n], state[cut.starts[n] : cut.starts[n + 1]]) for n in new]
+            at += span.count
+
     def _other_copy(self, digest: bytes) -> bytes | None:
         """A damaged chunk as a later save stored it again."""
         with self._lock:
@@ -281,10 +309,11 @@ class Store:
                 return None
             return self._catalog.unpack(place[0], group)[place[1] - group.first]
 
-    def _base_of(self, session_id: str, level: Level) -> ChunkList:
-        """What a state of this level is compared with: the newest one, or nothing."""
+    def _base_of(self, session_id: str, level: Level) -> tuple[int, ChunkList]:
+        """What a state of this level is compared with, and its number: the newest one, or nothing."""
         info = self._catalog.latest(session_id, level) or self._catalog.latest(session_id)
-        return (self._chunks_of(info.number) if info else None) or ChunkList()
+        chunks = self._chunks_of(info.number) if info else None
+        return (info.number, chunks) if info and chunks else (0, ChunkList())
 
     def _named_base(self, base_id: str, session_id: str) -> ChunkList:
         if not base_id:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .record import Any, NamedTuple
+from selfware_common.record import Any, NamedTuple
+
 from .refusal import RefusalError, UnsupportedKindError
 
 UNSUPPORTED = frozenset({"http_request", "self_modify", "resource_override", "finish"})

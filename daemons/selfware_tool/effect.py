@@ -15,9 +15,10 @@ from __future__ import annotations
 import os
 from enum import Enum
 
+from selfware_common.record import Any, NamedTuple
+
 from . import lock
 from .files import DamagedFileError, read_sealed, seal
-from .record import Any, NamedTuple
 
 RESULT_FORMAT = "selfware-effect-result/1"
 STARTED_FORMAT = "selfware-effect-started/1"

@@ -12,7 +12,7 @@ import os
 from binascii import crc32
 from collections.abc import Mapping
 
-from .record import Any
+from selfware_common.record import Any
 
 MODE = 0o640  # an action's user writes, oversightd reads by its group; in the foreground the directory is private
 

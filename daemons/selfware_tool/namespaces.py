@@ -22,10 +22,11 @@ import struct
 import sys
 from collections.abc import Callable
 
+from selfware_common.record import Any, NoReturn
+
 from . import mounts
 from .mounts import libc
 from .process import FIRST_TO_GO, Running, swap_oom_score
-from .record import Any, NoReturn
 from .request import Limits
 from .sandbox import Mount, SandboxSpec, environment, gated
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from selfware_common.record import NamedTuple
+
 from .actions import Action, RunCode, RunCommand
 from .files import canonical
-from .record import NamedTuple
 from .refusal import RefusalError
 from .request import PythonHome
 from .sandbox import TOOL_DIRECTORY, gated

@@ -13,8 +13,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from selfware_common.record import NamedTuple
+
 from .output import BoundedOutput
-from .record import NamedTuple
 from .words import Ending
 
 CHUNK_BYTES = 1 << 16

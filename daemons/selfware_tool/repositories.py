@@ -16,7 +16,8 @@ import stat
 import time
 from collections.abc import Iterator
 
-from .record import NamedTuple
+from selfware_common.record import NamedTuple
+
 from .refusal import RefusalError
 from .sandbox import Mount
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from selfware_common.record import Any, NamedTuple
+
 from .actions import Action, RunCode, RunCommand, parse_action
 from .files import seal, unseal
-from .record import Any, NamedTuple
 from .refusal import RefusalError
 
 REQUEST_FORMAT = "selfware-effect-request/1"

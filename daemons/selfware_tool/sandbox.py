@@ -7,7 +7,8 @@ workspace, /tmp or /dev/shm is read-only.
 
 from __future__ import annotations
 
-from .record import NamedTuple
+from selfware_common.record import NamedTuple
+
 from .request import Features, Limits, PythonHome
 
 BWRAP = "/usr/bin/bwrap"

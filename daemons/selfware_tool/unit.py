@@ -16,13 +16,14 @@ import socket
 import struct
 import sys
 
+from selfware_common.record import Any
+
 from . import journal
 from .effect import EffectPaths, Result, read_output, started_record
 from .mounts import sync_filesystem
 from .namespaces import Sandbox, hide_from_actions, order_of
 from .plan import Plan, plan_for
 from .process import Running
-from .record import Any
 from .repositories import survey
 from .request import PythonHome, Request, unseal_request
 from .runner import run_once, shown_texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from .record import NamedTuple
+from selfware_common.record import NamedTuple
 
 
 class Ending(NamedTuple):

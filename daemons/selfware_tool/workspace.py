@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import stat
 
+from selfware_common.record import NamedTuple
+
 from . import repositories
-from .record import NamedTuple
 from .refusal import RefusalError
 from .sandbox import Mount, is_within
 

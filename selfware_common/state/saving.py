@@ -9,14 +9,18 @@ are for programs that do one thing and end: they keep nothing, and import neithe
 
 from __future__ import annotations
 
+import mmap
+import os
 import socket
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from selfware_common.record import Any, NamedTuple
 from selfware_common.state import wire
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
     from selfware_common.state.comparing import Comparer
 
 CALL_SECONDS = 300.0
@@ -109,6 +113,8 @@ class Saver:
             if self._connection is None:
                 self._connection = connect(self._path, self._timeout_seconds)
             wire.send(self._connection, head, body)
+            if self._comparer is not None:
+                self._comparer.release()
             return _answer(self._connection)[0]
         except (OSError, wire.BrokenOffError) as error:
             if self._connection is not None:
@@ -132,15 +138,14 @@ def get_file(path: Path, checkpoint_id: str, file: int) -> Checkpoint:
     return Checkpoint(**_once(path, {"call": "get", "checkpoint_id": checkpoint_id}, file)["checkpoint"])
 
 
-def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, bytearray]:
-    """A verified state. Raises SavingError."""
+def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, mmap.mmap | bytes]:
+    """A verified state, in memory that checkpointd filled. Raises SavingError."""
+    file = os.memfd_create("state", os.MFD_CLOEXEC)
     try:
-        with connect(path) as connection:
-            wire.send(connection, {"call": "get", "checkpoint_id": checkpoint_id})
-            answer, body = _answer(connection)
-    except (OSError, wire.BrokenOffError) as error:
-        raise _away(path, error) from error
-    return Checkpoint(**answer["checkpoint"]), body
+        found = get_file(path, checkpoint_id, file)
+        return found, mmap.mmap(file, found.state_bytes) if found.state_bytes else b""
+    finally:
+        os.close(file)
 
 
 def connect(path: Path, timeout_seconds: float = CALL_SECONDS) -> socket.socket:

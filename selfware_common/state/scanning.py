@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from blake3 import blake3
 
 from selfware_common.state.chunking import MAX_BYTES, Chunker
-from selfware_common.state.comparing import Cut, Span
+from selfware_common.state.comparing import Cut, Numbers, Span
 
 WINDOW_BYTES = 8 * 1024 * 1024
 
@@ -73,7 +73,7 @@ class Window:
 
 def scan(chunker: Chunker, window: Window, before: Cut) -> Iterator[Found]:
     """Everything in the source, in order, as what stood in the state before and what is new."""
-    known = {digest: number for number, digest in enumerate(before.digests)}
+    known = Numbers(before.digests)
     most = len(before.digests) - 1  # the end cut the last one, not its content
     expected = 0
     while not window.is_at_end:
@@ -85,7 +85,7 @@ def scan(chunker: Chunker, window: Window, before: Cut) -> Iterator[Found]:
                 yield Span(expected, count), []
                 expected += count
                 continue
-        expected = most
+        near, expected = expected, most
         fresh: list[tuple[bytes, memoryview]] = []
         at = 0
         for chunk in chunker.cut(rest):
@@ -94,7 +94,7 @@ def scan(chunker: Chunker, window: Window, before: Cut) -> Iterator[Found]:
                 break  # the window cut it
             window.go(len(chunk))
             digest = blake3(chunk).digest()
-            number = known.get(digest)
+            number = known.of(digest, near)
             if number is None:
                 fresh.append((digest, chunk))
                 continue

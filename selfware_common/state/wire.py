@@ -6,9 +6,9 @@ bytes as its field "body" says. A client's message may carry one open file. Requ
     save   session_id epoch level sequence label root base spans lengths; body: the new chunks, one after the other
            spans: [[chunk of the base or -1 for new, count], ...]; lengths: of the new chunks; root: hex
            -> checkpoint, or {"unknown_base": true}: send everything
-    put    session_id epoch level sequence label; the state is the open file, or the body
+    put    session_id epoch level sequence label; the state is the open file
            -> checkpoint
-    get    checkpoint_id; with an open file the state is written there, else it is the answer's body
+    get    checkpoint_id; the state is written into the open file
            -> checkpoint
 
 An error is answered as {"error": sentence, "status": gRPC's name for it}. Light to import, for short-lived clients.
@@ -21,7 +21,8 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any
+
+from selfware_common.record import Any
 
 BULK_SOCKET = "bulk.sock"
 LENGTH = struct.Struct("<I")

@@ -13,10 +13,11 @@ import os
 import sys
 from pathlib import Path
 
-gc.disable()
-sys.path.append(sys.argv[1])
+if __name__ == "__main__":
+    gc.disable()
+    sys.path.append(sys.argv[1])
 
-from selfware_common.state import saving  # noqa: E402
+from selfware_common.state import saving
 
 SESSION = "process"
 LEVEL_SESSION = 3

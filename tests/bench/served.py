@@ -50,6 +50,10 @@ class Checkpointd:
         """The id of the session's newest checkpoint."""
         return self.stub.Latest(pb.LatestRequest(session_id=session_id), timeout=60).checkpoint_id
 
+    def maintain(self) -> str:
+        """Have it do now what it does every minute."""
+        return self.stub.Maintain(pb.MaintainRequest(), timeout=CALL_SECONDS).sentence
+
     def stored_bytes(self) -> int:
         """Everything under its state directory."""
         return tree_bytes(self.home / "state/checkpointd")

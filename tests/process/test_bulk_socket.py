@@ -68,7 +68,7 @@ def test_a_saver_goes_on_after_checkpointd_was_killed(home: Path, server: Server
             epoch = server.open().epoch
         last = saver.save(epoch, SESSION, 9, states(4)[-1])
     assert last.stored_bytes < 200_000, "the index is rebuilt, so only the change is stored"
-    assert saving.get(bulk(home), last.checkpoint_id)[1] == states(4)[-1]
+    assert bytes(saving.get(bulk(home), last.checkpoint_id)[1]) == states(4)[-1]
     server.end()
 
 
@@ -78,7 +78,7 @@ def test_the_base_may_be_gone(home: Path, server: Server) -> None:
         saver.save(epoch, SESSION, 1, states(1)[0])
         saver._base = "ckpt-00000077"
         info = saver.save(epoch, SESSION, 2, states(2)[1])
-    assert saving.get(bulk(home), info.checkpoint_id)[1] == states(2)[1]
+    assert bytes(saving.get(bulk(home), info.checkpoint_id)[1]) == states(2)[1]
 
 
 def test_a_program_that_keeps_nothing_saves_a_file_and_gets_it_back(home: Path, server: Server, tmp_path: Path) -> None:

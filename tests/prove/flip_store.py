@@ -116,7 +116,7 @@ def _leave_both(directory: Path) -> None:
 def spans(root: Path) -> list[Span]:
     """Every byte of every file, by what it means."""
     found: list[Span] = []
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size):
         name, size = str(path.relative_to(root)), path.stat().st_size
         if path.name == "writer":
             found += [Span(name, "writer, a copy", 0, size)]

@@ -8,21 +8,25 @@ record, or through a pipe from a process that was killed) and knows what must be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import random
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from selfware_checkpointd import journal
+from selfware_checkpointd import assembling, journal, packing
 from selfware_checkpointd.errors import SequenceGapError, StaleWriterError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
+from selfware_common.state.chunking import Chunker
+from selfware_common.state.comparing import root_of
 
 SESSIONS = ("alpha", "beta")
 SEGMENT_BYTES = 2500
@@ -54,7 +58,8 @@ class Step:
     @property
     def key(self) -> SavedKey:
         """What tells this save from others."""
-        return (self.session, int(self.level), self.sequence, blake3(self.state).digest())
+        digests = [blake3(chunk).digest() for chunk in Chunker().cut(memoryview(self.state))]
+        return (self.session, int(self.level), self.sequence, root_of(digests))
 
 
 def key_of(info: CheckpointInfo) -> SavedKey:
@@ -68,6 +73,45 @@ def use_small_segments() -> None:
     defaults = start.__defaults__ or ()
     assert inspect.signature(start).parameters["segment_bytes"].default == defaults[0] == journal.SEGMENT_BYTES
     start.__defaults__ = (SEGMENT_BYTES, *defaults[1:])
+
+
+class _Late(Future[Any]):
+    """Done when somebody waits for it, and not before."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__()
+        self._call: Callable[[], Any] | None = call
+
+    def result(self, timeout: float | None = None) -> Any:
+        call, self._call = self._call, None
+        if call is not None:
+            try:
+                self.set_result(call())
+            except Exception as error:  # noqa: BLE001 - as an executor does
+                self.set_exception(error)
+        return super().result(timeout)
+
+
+class _LateThreads(Executor):
+    """The same order of events in every run, and the worst one: what another thread was to do comes last."""
+
+    def __init__(self, *_: Any) -> None:
+        self._late: list[_Late] = []
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+        self._late.append(_Late(lambda: call(*args, **named)))
+        return self._late[-1]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for late in self._late:
+            with contextlib.suppress(Exception):
+                late.result()
+
+
+def use_late_threads() -> None:
+    """Work of the store's own threads is done where it is waited for."""
+    for module in (packing, assembling):
+        module.ThreadPoolExecutor = _LateThreads  # type: ignore[attr-defined]
 
 
 def plan(seed: int, length: int = 32) -> list[Step]:

@@ -14,7 +14,7 @@ from selfware_common.errors import SelfwareError
 from tests.prove.storage_workload import NOW, SESSIONS, Promises, SavedKey, key_of
 
 LAST = b"no checkpoint covers this one"
-UNFINISHED = ("unfinished bytes off",)
+UNFINISHED = ("unfinished bytes off", "was cut off while it was saved")
 
 
 async def problems(root: Path, promises: Promises) -> list[str]:

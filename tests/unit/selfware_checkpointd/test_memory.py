@@ -26,9 +26,8 @@ def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
         assert recovery.state == state(3) and [record.sequence for record in recovery.events] == [4, 5]
         (summary,) = await memory.summaries()
         assert (summary.session_id, summary.epoch, summary.last_sequence, summary.checkpoints) == ("s", 2, 5, 1)
-        assert await memory.maintain({Level.TASK: 3}) == (
-            "compressed 0 journal segments, deleted 0 checkpoints, freed 0 bytes"
-        )
+        said = await memory.maintain({Level.TASK: 3})
+        assert said.startswith("compressed 0 journal segments, deleted 0 checkpoints, freed 0 bytes")
         assert memory.notes == []
         await memory.close()
 

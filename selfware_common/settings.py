@@ -64,8 +64,12 @@ class Checkpoint:
     compression_level: int = setting(3, "zstd level, 1 (fast) to 19 (small).", minimum=1, maximum=19)
     storage_path: str = setting("", "Directory of the store; empty: the daemon's state directory.")
     max_size_bytes: int = setting(10 * 1024**3, "Upper bound of the store.", minimum=1024**2)
-    retention_days: int = setting(7, "Checkpoints older than this may be thinned out.", minimum=1)
-    keep_per_level: int = setting(20, "Newest checkpoints kept per level.", minimum=1)
+    retention_days: int = setting(
+        7,
+        "Checkpoints older than this go; younger ones are thinned out: all of an hour, then one per 10 min, hour, day.",
+        minimum=1,
+    )
+    keep_per_level: int = setting(20, "So many of the newest of each level stay, however old.", minimum=1)
     incremental: bool = setting(True, "Store only what changed.")
     content_defined_chunking: bool = setting(True, "Cut chunks by content, so that an insertion stays local.")
     min_interval_seconds: float = setting(

@@ -31,7 +31,7 @@ class CheckpointDaemon(daemon.Daemon):
         self._root = config.root(self.paths, self.settings)
         self._memory = await asyncio.to_thread(Memory, self._root)
         self._service = CheckpointService(
-            self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.keep(self.settings)
+            self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
         )
         self._bulk = BulkServer(
             self.paths.socket_of(self.name, BULK_SOCKET),
@@ -67,7 +67,7 @@ class CheckpointDaemon(daemon.Daemon):
         self._log_notes()
         if time.monotonic() - self._maintained >= MAINTAIN_SECONDS:
             self._maintained = time.monotonic()
-            done = await self._memory.maintain(config.keep(self.settings))
+            done = await self._memory.maintain(config.policy(self.settings))
             if done:
                 return done
         return self._sentence()

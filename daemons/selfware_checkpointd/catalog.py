@@ -10,6 +10,7 @@ Owns the names in the checkpoint directory. Not thread-safe: the store holds a l
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -101,6 +102,14 @@ class Catalog:
             for index, digest in enumerate(group.hashes, group.first):
                 if index not in kept and self.places.get(digest) == (number, index):
                     del self.places[digest]
+
+    def disk_bytes(self) -> int:
+        """The length of all files."""
+        total = 0
+        for pack in self.packs.values():
+            with contextlib.suppress(FileNotFoundError):
+                total += pack.path.stat().st_size
+        return total
 
     def all_runs(self) -> list[Run]:
         """Everything that living checkpoints need. One that cannot be read, perhaps only now, may need any chunk that

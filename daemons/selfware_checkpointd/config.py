@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.thinning import Policy
 from selfware_common.paths import Paths
 from selfware_common.settings import Settings
 
@@ -16,6 +16,7 @@ def root(where: Paths, settings: Settings) -> Path:
     return Path(configured) if configured else where.state_of("checkpointd")
 
 
-def keep(settings: Settings) -> Mapping[Level, int]:
-    """Newest checkpoints kept per level."""
-    return dict.fromkeys(Level, settings.checkpoint.keep_per_level)
+def policy(settings: Settings) -> Policy:
+    """Which checkpoints may go."""
+    own = settings.checkpoint
+    return Policy(own.retention_days, own.max_size_bytes, dict.fromkeys(Level, own.keep_per_level))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
+from selfware_checkpointd.retention import retain
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import Store, Subject, Verdict
+from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Read
@@ -146,9 +148,9 @@ class Memory:
         """Every session, oldest first."""
         return await asyncio.to_thread(self._summaries)
 
-    async def maintain(self, keep: Mapping[Level, int], most_bytes: int = TIGHTEN_BYTES) -> str:
+    async def maintain(self, policy: Policy, most_bytes: int = TIGHTEN_BYTES) -> str:
         """Compress full journal segments, let old checkpoints go, pack about so many bytes tighter; one sentence."""
-        return await asyncio.to_thread(self._maintain, keep, most_bytes)
+        return await asyncio.to_thread(self._maintain, policy, most_bytes)
 
     async def close(self) -> None:
         """Finish what was submitted; everything acknowledged is on disk already."""
@@ -213,10 +215,10 @@ class Memory:
             )
         return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))
 
-    def _maintain(self, keep: Mapping[Level, int], most_bytes: int) -> str:
+    def _maintain(self, policy: Policy, most_bytes: int) -> str:
         with self._lock:
             journals = list(self._journals.values())
         sealed = sum(journal.seal() for journal in journals)
         tightened = self.store.tighten(most_bytes)
-        said = f"compressed {sealed} journal segments, {self.store.retain(keep)}"
+        said = f"compressed {sealed} journal segments, {retain(self.store, policy, self._clock())}"
         return f"{said}, {tightened}" if tightened else said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from selfware_checkpointd.errors import UnusableStateError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.segment import Record
+from selfware_checkpointd.thinning import Policy
 from selfware_common import catalog, log
 from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
 
@@ -25,9 +26,9 @@ ALL_BYTES = 1 << 62
 class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     """One Memory behind the socket."""
 
-    def __init__(self, memory: Memory, max_state_bytes: int, keep: Callable[[], Mapping[Level, int]]) -> None:
+    def __init__(self, memory: Memory, max_state_bytes: int, policy: Callable[[], Policy]) -> None:
         self._memory = memory
-        self._keep = keep
+        self._policy = policy
         self._max_state_bytes = max_state_bytes
         self.appended_events = 0
         self.saved_checkpoints = 0
@@ -151,7 +152,7 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         )
 
     async def Maintain(self, request: checkpoint_pb2.MaintainRequest, context: Any) -> checkpoint_pb2.MaintainReply:
-        return checkpoint_pb2.MaintainReply(sentence=await self._memory.maintain(self._keep(), ALL_BYTES))
+        return checkpoint_pb2.MaintainReply(sentence=await self._memory.maintain(self._policy(), ALL_BYTES))
 
     async def Recover(
         self, request: checkpoint_pb2.RecoverRequest, context: Any

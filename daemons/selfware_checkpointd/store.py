@@ -6,14 +6,14 @@ and proves it with the root over all chunk digests. A chunk is believed only if 
 its root fits too.
 
 Owns the directory ``checkpoints/`` through ``catalog``. Thread-safe: one call at a time. Never looks into a state,
-never decides which checkpoints may go (``retention`` does), never logs: ``opened`` says what is damaged.
+never decides which checkpoints may go (``thinning`` does), never logs: ``opened`` says what is damaged.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
-from selfware_checkpointd.retention import beyond_newest
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
@@ -226,30 +225,18 @@ class Store:
         verdicts = [self.verify(info.checkpoint_id) for info in self.checkpoints(session_id)]
         return sorted(verdicts + self.unreadable(session_id), key=lambda verdict: verdict.checkpoint_id, reverse=True)
 
-    def retain(self, keep: Mapping[Level, int]) -> str:
-        """Delete all but the newest of each level and session, but never the only intact one; one sentence."""
+    def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
+        """Delete these, and every chunk that nobody needs any more; one sentence."""
+        return self._upkeep.delete(doomed)
+
+    def disk_bytes(self) -> int:
+        """What all packs take."""
         with self._lock:
-            infos = self.checkpoints()
-            doomed = [
-                info
-                for session_id in sorted({info.session_id for info in infos})
-                for info in self._spare_last_intact([one for one in infos if one.session_id == session_id], keep)
-            ]
-            return self._upkeep.delete(doomed)
+            return self._catalog.disk_bytes()
 
     def tighten(self, most_bytes: int = TIGHTEN_BYTES) -> str:
         """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
         return self._upkeep.tighten(most_bytes)
-
-    def _spare_last_intact(self, own: list[CheckpointInfo], keep: Mapping[Level, int]) -> list[CheckpointInfo]:
-        doomed = beyond_newest(own, keep)
-        if not doomed:
-            return []
-        kept = [info for info in own if info not in doomed]
-        for info in kept + doomed:  # newest first in both
-            if self.verify(info.checkpoint_id).intact:
-                return [other for other in doomed if other is not info]
-        return []
 
     def close(self) -> None:
         """Everything acknowledged is durable already."""

@@ -159,7 +159,7 @@ async def stored_bytes(base: Path, marks: list[int]) -> dict[int, int]:
             await memory.save("main", opened.epoch, Level(level), session.sequence, session.encode(), "")
             schedule = schedule.saved(level, now, now, facts)
         if now % MAINTAIN_SECONDS == 0:
-            await memory.maintain(config.keep(settings))
+            await memory.maintain(config.policy(settings))
         if step in marks:
             found[step] = tree_bytes(base)
             say(f"{step} steps: {found[step] / 1e6:.2f} MB, journal {tree_bytes(base / 'sessions') / 1e6:.2f} MB")

@@ -18,6 +18,7 @@ from selfware_checkpointd import packs, sealing
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.retention import newest_only, retain
 from selfware_checkpointd.segment import HEADER_BYTES, Record, scan
 from selfware_common.errors import SelfwareError
 
@@ -82,7 +83,7 @@ async def _save(memory: Memory, root: Path, chance: random.Random, original: Ori
             level = list(Level)[number % 2 if number < 4 else number - 2]
             sequence = count * (number + 1) // 7
             await memory.save(session, 1, level, sequence, states[session], f"save {number}")
-    memory.store.retain(dict.fromkeys(Level, 1))
+    retain(memory.store, newest_only(dict.fromkeys(Level, 1)), NOW)
     await _store_again(memory, root, states["alpha"])
     for info in memory.store.checkpoints():
         original.states[info.checkpoint_id] = memory.store.load(info.checkpoint_id)[1]
@@ -178,7 +179,7 @@ def goes_on(root: Path, sessions: dict[str, int]) -> list[str]:
                 news = Record(opened.epoch, opened.last_sequence + 1, NOW, "After", b"went on")
                 await memory.append(session, opened.epoch, [news])
                 await memory.save(session, opened.epoch, Level.TASK, opened.last_sequence + 1, b"new" * 999, "after")
-                await memory.maintain(dict.fromkeys(Level, 9))
+                await memory.maintain(newest_only(dict.fromkeys(Level, 9)))
             except SelfwareError as error:
                 refused.append(f"{session}: {error}")
         await memory.close()

@@ -23,6 +23,7 @@ from selfware_checkpointd import assembling, journal, packing
 from selfware_checkpointd.errors import SequenceGapError, StaleWriterError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.retention import newest_only
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 from selfware_common.state.chunking import Chunker
@@ -244,7 +245,7 @@ class Runner:
         if step.kind == "open":
             self._epochs.pop(step.session, None)
         elif step.kind == "maintain":
-            await self._memory.maintain(step.keep)
+            await self._memory.maintain(newest_only(step.keep))
         if not step.session or step.kind == "reopen":
             return
         epoch = await self._epoch(number, step.session)

@@ -9,6 +9,7 @@ from pathlib import Path
 from selfware_checkpointd.errors import CheckpointNotFoundError, StaleWriterError
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.retention import newest_only
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 from tests.prove.storage_workload import NOW, SESSIONS, Promises, SavedKey, key_of
@@ -41,7 +42,7 @@ async def _all(root: Path, promises: Promises, found: list[str]) -> None:
         if not any(words in note for words in UNFINISHED):
             found.append(f"note: {note}")
     news = {name: await _go_on(memory, name, promises.epochs.get(name, 0), found) for name in SESSIONS}
-    await memory.maintain(dict.fromkeys(Level, 50))
+    await memory.maintain(newest_only(dict.fromkeys(Level, 50)))
     await memory.close()
     again = Memory(root, lambda: NOW)
     for session, (last, state) in news.items():

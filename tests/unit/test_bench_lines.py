@@ -54,7 +54,8 @@ def test_a_bench_prints_its_promised_lines(command: str) -> None:
     lines = [json.loads(text) for text in done.stdout.splitlines()]
     assert all(list(line) == KEYS for line in lines)
     assert {line["bench"] for line in lines} == {command.split()[0]}
-    assert all(line["value"] > 0 for line in lines)
+    # A difference of two times may be anything when both are tiny.
+    assert all(line["value"] > 0 for line in lines if not line["metric"].endswith("less_start_up"))
     assert PROMISED[command] <= {line["metric"] for line in lines}
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.retention import newest_only, retain
 from selfware_checkpointd.segment import Record
+from selfware_checkpointd.store import Store
 
 
 def event(sequence: int, payload: bytes = b"", epoch: int = 1, kind: str = "StepDone") -> Record:
@@ -21,6 +24,11 @@ def events(first: int, last: int) -> list[Record]:
 def state(seed: int, size: int = 400_000) -> bytes:
     """Bytes that do not compress, so that a flipped one always hits something that matters."""
     return random.Random(seed).randbytes(size)
+
+
+def keep_newest(store: Store, keep: dict[Level, int]) -> str:
+    """Let all others go."""
+    return retain(store, newest_only(keep), 2_000_000_000_000_000_000)
 
 
 def flip(path: Path, offset: int) -> None:

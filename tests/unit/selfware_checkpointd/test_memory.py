@@ -8,6 +8,7 @@ import pytest
 from selfware_checkpointd.errors import SessionNotFoundError, StaleWriterError
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory, Opened
+from selfware_checkpointd.retention import newest_only
 from tests.unit.selfware_checkpointd.helpers import event, events, state
 
 
@@ -26,7 +27,7 @@ def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
         assert recovery.state == state(3) and [record.sequence for record in recovery.events] == [4, 5]
         (summary,) = await memory.summaries()
         assert (summary.session_id, summary.epoch, summary.last_sequence, summary.checkpoints) == ("s", 2, 5, 1)
-        said = await memory.maintain({Level.TASK: 3})
+        said = await memory.maintain(newest_only({Level.TASK: 3}))
         assert said.startswith("compressed 0 journal segments, deleted 0 checkpoints, freed 0 bytes")
         assert memory.notes == []
         await memory.close()

@@ -23,7 +23,7 @@ from selfware_checkpointd.store import Store
 from selfware_common.errors import ChunkerMissingError
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import root_of
-from tests.unit.selfware_checkpointd.helpers import flip, state
+from tests.unit.selfware_checkpointd.helpers import flip, keep_newest, state
 
 
 def save(
@@ -221,13 +221,13 @@ def test_retention_keeps_the_newest_of_each_level_and_every_chunk_they_need(tmp_
     data = state(1)
     for sequence in range(1, 7):
         save(store, data + b"x" * sequence, sequence, Level.TASK if sequence % 2 else Level.MICRO)
-    assert store.retain({Level.TASK: 2, Level.MICRO: 1}).startswith("deleted 3 checkpoints, freed ")
+    assert keep_newest(store, {Level.TASK: 2, Level.MICRO: 1}).startswith("deleted 3 checkpoints, freed ")
     for now in (store, Store(tmp_path)):
         assert [info.sequence for info in now.checkpoints()] == [6, 5, 3]
         assert all(verdict.intact for verdict in now.verify_all())
         with pytest.raises(CheckpointNotFoundError):
             now.find("ckpt-00000001")
-    assert store.retain({Level.TASK: 2, Level.MICRO: 1}) == "deleted 0 checkpoints, freed 0 bytes"
+    assert keep_newest(store, {Level.TASK: 2, Level.MICRO: 1}) == "deleted 0 checkpoints, freed 0 bytes"
     assert save(store, b"next", 7).number == 7
 
 
@@ -235,7 +235,7 @@ def test_retention_frees_what_nobody_needs(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for sequence in range(1, 5):
         save(store, state(sequence), sequence)
-    store.retain({Level.TASK: 1})
+    keep_newest(store, {Level.TASK: 1})
     assert packs(tmp_path) == ["ckpt-00000004.pack"]
     assert save(store, state(2), 5).stored_bytes > 400_000, "a deleted chunk is no longer believed to be stored"
     assert store.load("ckpt-00000005")[1] == state(2)
@@ -246,12 +246,12 @@ def test_retention_never_deletes_the_only_intact_one(tmp_path: Path) -> None:
     for sequence in range(1, 4):
         save(store, state(sequence), sequence)
     flip(pack(tmp_path, 3), 50_000)
-    store.retain({Level.TASK: 1})
+    keep_newest(store, {Level.TASK: 1})
     assert [info.sequence for info in store.checkpoints()] == [3, 2]
     flip(pack(tmp_path, 2), 50_000)
     save(store, state(9), 9)
     flip(pack(tmp_path, 4), 50_000)
-    store.retain({Level.TASK: 1})
+    keep_newest(store, {Level.TASK: 1})
     assert len(store.checkpoints()) == 3, "nothing intact is left: nothing goes"
 
 
@@ -262,7 +262,7 @@ def test_an_interrupted_deletion_is_finished_by_the_next(tmp_path: Path) -> None
     pack(tmp_path, 1).rename(tmp_path / "ckpt-00000001.chunks")
     again = Store(tmp_path)
     assert [info.number for info in again.checkpoints()] == [2]
-    again.retain({})
+    keep_newest(again, {})
     assert packs(tmp_path) == ["ckpt-00000002.pack"]
 
 

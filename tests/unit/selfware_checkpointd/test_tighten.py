@@ -9,7 +9,7 @@ import pytest
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.store import Store
 from tests.bench.workload import Session
-from tests.unit.selfware_checkpointd.helpers import flip, state
+from tests.unit.selfware_checkpointd.helpers import flip, keep_newest, state
 
 
 def save(store: Store, sequence: int, data: bytes) -> str:
@@ -49,7 +49,7 @@ def test_chunks_that_nobody_uses_go_and_come_back_when_they_are_saved_again(tmp_
     data = state(1, 1_000_000)
     save(store, 1, data)
     kept = save(store, 2, data[:100_000])
-    store.retain({Level.SESSION: 1})
+    keep_newest(store, {Level.SESSION: 1})
     assert stored(tmp_path) > 1_000_000
     assert store.tighten().startswith("packed 1 checkpoints tighter, freed 9")
     assert stored(tmp_path) < 200_000
@@ -65,7 +65,7 @@ def test_a_pack_of_version_1_is_packed_tighter_as_one_of_version_1(tmp_path: Pat
     (tmp_path / "ckpt-00000001.pack").write_bytes(golden)
     store = Store(tmp_path)
     save(store, 2, state(1, 3000)[:1000] + b"x")
-    store.retain({Level.SESSION: 1, Level.TASK: 1})
+    keep_newest(store, {Level.SESSION: 1, Level.TASK: 1})
     store.tighten()
     assert Store(tmp_path).load("ckpt-00000001")[1] == state(1, 3000)
 
@@ -77,7 +77,7 @@ def test_what_is_being_read_is_left_alone(tmp_path: Path) -> None:
     with store.reading(first) as (_, pieces):
         begun = bytes(next(pieces))
         assert store.tighten() == ""
-        assert store.retain({Level.SESSION: 1}) == "deleted nothing, because checkpoints are being read"
+        assert keep_newest(store, {Level.SESSION: 1}) == "deleted nothing, because checkpoints are being read"
         assert begun + b"".join(pieces) == found[first]
     assert store.tighten() != "", "and done the next time"
 
@@ -87,7 +87,7 @@ def test_a_save_in_the_meantime_may_use_chunks_that_were_to_go(tmp_path: Path, m
     data = state(1, 1_000_000)
     save(store, 1, data)
     save(store, 2, data[:100_000])
-    store.retain({Level.SESSION: 1})
+    keep_newest(store, {Level.SESSION: 1})
     late: list[str] = []
 
     def sync(file: int) -> None:

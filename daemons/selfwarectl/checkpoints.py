@@ -80,7 +80,7 @@ def show(checkpoint_id: str) -> int:
                 "holds": f"the state after event {one.sequence}",
                 "state": output.size(one.state_bytes),
                 "added to disk": output.size(one.stored_bytes),
-                "BLAKE3": one.state_hash.hex(),
+                "BLAKE3 root": one.state_hash.hex(),
                 "label": one.label,
                 "intact": "yes" if verdict.intact else f"no: {verdict.problem}",
             }
@@ -108,6 +108,29 @@ def verify(checkpoint_id: str) -> int:
             output.say(f"{one.checkpoint_id} is damaged: {one.problem}")
         output.say(f"{len(verdicts) - len(damaged)} of {len(verdicts)} checkpoints are intact")
     return 1 if damaged else 0
+
+
+@checkpoints.command("tidy")
+@output.json_option
+def tidy() -> None:
+    """Do now what checkpointd does every minute: delete what may go, pack the rest tighter, compress old journals.
+
+    What may go is decided by [checkpoint] retention_days, max_size_bytes and keep_per_level; an intact checkpoint of
+    each session always stays.
+
+    \b
+    Examples:
+      selfwarectl checkpoints tidy
+      selfwarectl checkpoints tidy --json
+    """
+    from selfware_common.rpc import checkpoint_pb2
+
+    with _checkpointd() as stub:
+        sentence = stub.Maintain(checkpoint_pb2.MaintainRequest(), timeout=LONG_SECONDS).sentence
+    if output.wants_json():
+        output.emit({"sentence": sentence})
+    else:
+        output.say(sentence)
 
 
 @click.command()

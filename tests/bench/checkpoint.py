@@ -74,6 +74,7 @@ class Bench:
                     self._step(step, saver, epoch, per_process)
             self._restore(steps, connected, per_process)
             self.at_once_bytes = connected.stored_bytes()
+            self.peaks = {OURS: connected.peak_bytes(), PROCESS: per_process.peak_bytes()}
             for daemon, name in ((connected, OURS), (per_process, PROCESS)):
                 say(daemon.maintain())
                 self.runs[name].stored_bytes = daemon.stored_bytes()
@@ -175,6 +176,8 @@ class Bench:
                     peer_value=best.incremental - median(best.starts), n=steps,
                 )  # fmt: skip
         line("checkpoint", "stored_bytes_before_upkeep", "B", self.at_once_bytes, n=steps + 1)
+        line("checkpoint", "peak_rss_bytes", "B", self.peaks[OURS], n=1)
+        line("checkpoint", "peak_rss_bytes_process", "B", self.peaks[PROCESS], n=1)
         line("checkpoint", "floor_seconds", "s", floor, n=steps)
         line("checkpoint", "floor_share", "ratio", floor / ours.incremental, n=steps)
 

@@ -50,6 +50,11 @@ class Checkpointd:
         """The id of the session's newest checkpoint."""
         return self.stub.Latest(pb.LatestRequest(session_id=session_id), timeout=60).checkpoint_id
 
+    def peak_bytes(self) -> int:
+        """The most memory that it had, so far (VmHWM, proc(5))."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
     def maintain(self) -> str:
         """Have it do now what it does every minute."""
         return self.stub.Maintain(pb.MaintainRequest(), timeout=CALL_SECONDS).sentence

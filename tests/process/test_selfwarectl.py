@@ -27,12 +27,12 @@ LEAVES = [
     *("status", "run", "approve", "reject", "pause", "resume", "recover", "queue", "resources", "doctor", "up"),
     *("tasks ls", "tasks show", "tasks cancel", "tasks retry", "tasks logs"),
     *("approvals ls", "approvals show", "approvals history"),
-    *("checkpoints ls", "checkpoints show", "checkpoints verify"),
+    *("checkpoints ls", "checkpoints show", "checkpoints verify", "checkpoints tidy"),
     *("models ls", "models fetch", "models verify", "config show", "config check"),
 ]
 NEED_A_DAEMON = [
     *("queue", "resources", "pause", "resume", "recover", "tasks ls", "tasks show t", "tasks logs t", "approvals ls"),
-    *("approve 1", "reject 1", "checkpoints ls", "checkpoints verify", "run x --workspace /"),
+    *("approve 1", "reject 1", "checkpoints ls", "checkpoints verify", "checkpoints tidy", "run x --workspace /"),
 ]
 
 

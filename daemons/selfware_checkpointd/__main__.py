@@ -36,6 +36,7 @@ class CheckpointDaemon(daemon.Daemon):
         self._bulk = BulkServer(
             self.paths.socket_of(self.name, BULK_SOCKET),
             self._memory,
+            self._root,
             self.settings.resources.quotas.max_checkpoint_size,
             self._service.saved_elsewhere(asyncio.get_running_loop()),
         )

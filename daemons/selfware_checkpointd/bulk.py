@@ -11,8 +11,10 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, disk_error
@@ -25,15 +27,24 @@ from selfware_common.state import wire
 from selfware_common.state.comparing import Span
 
 LOG = logging.getLogger("selfware-checkpointd")
-KEPT_BYTES = 64 * 1024 * 1024  # of memory that a state came in, for the next one: fresh memory costs more than the copy
+KEPT_BYTES = 16 * 1024 * 1024  # of memory that a change came in, for the next one; more goes through a file
+PIECE_BYTES = 1024 * 1024
+
+
+Body = memoryview | int
+"""In memory, or an open file."""
 
 
 class BulkServer:
     """Owns the listening socket, its connections and their threads."""
 
-    def __init__(self, path: Path, memory: Memory, max_state_bytes: int, saved: Callable[[], None]) -> None:
-        """``saved`` is called after each save, in the thread of its connection."""
+    def __init__(
+        self, path: Path, memory: Memory, spool: Path, max_state_bytes: int, saved: Callable[[], None]
+    ) -> None:
+        """``spool``: a directory for large states while they come in. ``saved`` is called after each save, in the
+        thread of its connection."""
         self._path = path
+        self._spool = spool
         self._memory = memory
         self._max_state_bytes = max_state_bytes
         self._saved = saved
@@ -73,7 +84,7 @@ class BulkServer:
             threading.Thread(target=self._serve, args=(connection,), name="bulk-call", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        call = _Connection(connection, self._memory, self._max_state_bytes, self._saved)
+        call = _Connection(connection, self._memory, self._spool, self._max_state_bytes, self._saved)
         try:
             while (received := wire.receive(connection)) is not None:
                 head, file = received
@@ -96,8 +107,14 @@ class _Connection:
     """One client, one call after the other."""
 
     def __init__(
-        self, connection: socket.socket, memory: Memory, max_state_bytes: int, saved: Callable[[], None]
+        self,
+        connection: socket.socket,
+        memory: Memory,
+        spool: Path,
+        max_state_bytes: int,
+        saved: Callable[[], None],
     ) -> None:
+        self._spool = spool
         self._connection = connection
         self._memory = memory
         self._max_state_bytes = max_state_bytes
@@ -108,40 +125,34 @@ class _Connection:
         """Read the body, do the call, send the answer; ValueError for a call that there is not."""
         if head["body"] > self._max_state_bytes:
             raise ValueError(f"a body of {head['body']} bytes")
-        body = self._space(head["body"])
-        wire.receive_into(self._connection, body)
         calls = {"save": self._save, "put": self._put, "get": self._get}
         try:
             call = calls[head["call"]]
         except KeyError:
             raise ValueError("a call that there is not") from None
         try:
-            told = call(head, body, file)
+            with self._body(head["body"]) as body:
+                told = call(head, body, file)
         except UnknownBaseError:
             told = {"unknown_base": True}
         except SelfwareError as error:
             told = {"error": str(error), "status": error.status.name}
         except (KeyError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"a {head['call']} that is incomplete: {error!r}") from error
-        finally:
-            body.release()
         wire.send(self._connection, told)
 
-    def _save(self, head: dict[str, Any], body: memoryview, _file: int) -> dict[str, Any]:
-        fresh, at = [], 0
-        for length in head["lengths"]:
-            fresh.append(body[at : at + length])
-            at += length
-        if at != len(body):
-            raise UnusableStateError(problem=f"{len(body)} bytes came, and {at} were announced")
+    def _save(self, head: dict[str, Any], body: Body, _file: int) -> dict[str, Any]:
+        lengths = [int(length) for length in head["lengths"]]
+        if min(lengths, default=0) < 0 or sum(lengths) != head["body"]:
+            raise UnusableStateError(problem=f"{head['body']} bytes came, and {sum(lengths)} were announced")
         spans = [Span(int(before), int(count)) for before, count in head["spans"]]
         info = self._memory.save_change(
-            _subject(head), int(head["epoch"]), head["base"], spans, fresh, bytes.fromhex(head["root"])
+            _subject(head), int(head["epoch"]), head["base"], spans, _chunks(body, lengths), bytes.fromhex(head["root"])
         )
         self._saved()
         return {"checkpoint": _told(info)}
 
-    def _put(self, head: dict[str, Any], body: memoryview, file: int) -> dict[str, Any]:
+    def _put(self, head: dict[str, Any], body: Body, file: int) -> dict[str, Any]:
         if file < 0:
             raise ValueError("a put without a file")
         size = os.fstat(file).st_size
@@ -153,7 +164,7 @@ class _Connection:
         self._saved()
         return {"checkpoint": _told(info)}
 
-    def _get(self, head: dict[str, Any], _body: memoryview, file: int) -> dict[str, Any]:
+    def _get(self, head: dict[str, Any], _body: Body, file: int) -> dict[str, Any]:
         if file < 0:
             raise ValueError("a get without a file to write to")
         with self._memory.store.reading(str(head["checkpoint_id"])) as (info, found):
@@ -163,13 +174,44 @@ class _Connection:
                 raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
         return {"checkpoint": _told(info)}
 
-    def _space(self, size: int) -> memoryview:
-        """Memory of this size; what was in it is gone."""
-        if size > KEPT_BYTES * 2:
-            return memoryview(bytearray(size))
-        if len(self._room) < size:
-            self._room = bytearray(size + size // 8)
-        return memoryview(self._room)[:size]
+    @contextmanager
+    def _body(self, size: int) -> Iterator[Body]:
+        """What came with the head: in memory that is kept for the next one, or, if it is large, in a file of no name.
+        All of it is here before anything is saved: a client that stops in the middle holds nobody up."""
+        if size <= KEPT_BYTES:
+            if len(self._room) < size:
+                self._room = bytearray(size + size // 8)
+            with memoryview(self._room)[:size] as body:
+                wire.receive_into(self._connection, body)
+                yield body
+            return
+        with TemporaryFile(dir=self._spool) as spooled:
+            room = memoryview(bytearray(PIECE_BYTES))
+            while size:
+                piece = room[: min(size, PIECE_BYTES)]
+                wire.receive_into(self._connection, piece)
+                try:
+                    spooled.write(piece)
+                    spooled.flush()
+                except OSError as error:
+                    self._swallow(room, size - len(piece))
+                    raise disk_error(error, "a state that comes in", self._spool) from error
+                size -= len(piece)
+            yield spooled.fileno()
+
+    def _swallow(self, room: memoryview, size: int) -> None:
+        """Let the client say all of it, so that it hears the answer."""
+        while size:
+            piece = room[: min(size, len(room))]
+            wire.receive_into(self._connection, piece)
+            size -= len(piece)
+
+
+def _chunks(body: Body, lengths: list[int]) -> Iterator[memoryview]:
+    at = 0
+    for length in lengths:
+        yield body[at : at + length] if isinstance(body, memoryview) else memoryview(os.pread(body, length, at))
+        at += length
 
 
 def _subject(head: dict[str, Any]) -> Subject:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,7 +118,7 @@ class Memory:
         epoch: int,
         base_id: str,
         spans: Sequence[Span],
-        fresh: Sequence[memoryview],
+        fresh: Iterable[memoryview],
         root: bytes,
     ) -> CheckpointInfo:
         """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from blake3 import blake3
@@ -13,16 +13,24 @@ from selfware_checkpointd.packing import PackDraft
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Found
 
+AT_ONCE = 64  # chunks
 
-def hashed(spans: Iterable[Span], fresh: Sequence[memoryview]) -> Iterator[Found]:
-    """What a client sent, with our own hashes; UnusableStateError if it is not as many as it says."""
+
+def hashed(spans: Iterable[Span], fresh: Iterable[memoryview]) -> Iterator[Found]:
+    """What a client sent, a few chunks at a time, with our own hashes; UnusableStateError if they are not as many as it
+    says."""
     coming = iter(fresh)
     for span in spans:
-        count = 0 if span.before >= 0 else span.count
-        found = [(blake3(data).digest(), data) for data in islice(coming, count)]
-        if len(found) != count:
-            raise UnusableStateError(problem=f"{count} new chunks were announced, and {len(found)} came")
-        yield span, found
+        if span.before >= 0:
+            yield span, []
+            continue
+        came = 0
+        while came < span.count:
+            found = [(blake3(data).digest(), data) for data in islice(coming, min(AT_ONCE, span.count - came))]
+            if not found:
+                raise UnusableStateError(problem=f"{span.count} new chunks were announced, and {came} came")
+            yield Span(-1, len(found)), found
+            came += len(found)
     if next(coming, None) is not None:
         raise UnusableStateError(problem="more new chunks came than were announced")
 

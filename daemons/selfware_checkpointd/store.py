@@ -135,7 +135,7 @@ class Store:
         subject: Subject,
         base_id: str,
         spans: Sequence[Span],
-        fresh: Sequence[memoryview],
+        fresh: Iterable[memoryview],
         root: bytes,
         before_commit: Check | None = None,
     ) -> CheckpointInfo:

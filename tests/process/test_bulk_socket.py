@@ -81,6 +81,16 @@ def test_the_base_may_be_gone(home: Path, server: Server) -> None:
     assert bytes(saving.get(bulk(home), info.checkpoint_id)[1]) == states(2)[1]
 
 
+def test_a_large_state_comes_in_without_being_in_memory_at_once(home: Path, server: Server) -> None:
+    epoch = server.open().epoch
+    state = random.Random(3).randbytes(1 << 20) * 150 + b"the end"
+    with Saver(bulk(home), "s") as saver:
+        info = saver.save(epoch, SESSION, 1, state)
+    assert bytes(saving.get(bulk(home), info.checkpoint_id)[1]) == state
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) * 1024 < 150 << 20
+
+
 def test_a_program_that_keeps_nothing_saves_a_file_and_gets_it_back(home: Path, server: Server, tmp_path: Path) -> None:
     epoch = server.open().epoch
     file = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)

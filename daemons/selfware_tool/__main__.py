@@ -28,5 +28,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if not __package__:
-        sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        # selfware_common lies beside us, or in a source tree one higher.
+        sys.path[:1] = [beside] if os.path.isdir(f"{beside}/selfware_common") else [beside, os.path.dirname(beside)]
     main()

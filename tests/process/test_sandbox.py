@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from selfware_common import record
 from selfware_tool import cgroup, launcher
 from selfware_tool.effect import EffectPaths, EffectState, Result, inspect, read_output
 from selfware_tool.probe import probe
@@ -421,6 +422,7 @@ def test_an_ordinary_user_gets_the_same_sandbox(bench: Bench) -> None:
         home = Path(directory)
         home.chmod(0o755)
         shutil.copytree(Path(launcher.__file__).parent, home / "selfware_tool")
+        shutil.copytree(Path(record.__file__).parent, home / "selfware_common", ignore=shutil.ignore_patterns("rpc"))
         user = Bench(home / "bench")
         script = "touch made; echo $(id -u); for i in $(seq 40); do sleep 20 & done; echo all forty"
         limits = Limits(processes=12, timeout_seconds=10)

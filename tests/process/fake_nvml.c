@@ -33,9 +33,16 @@ int nvmlDeviceGetName(void *device, char *name, unsigned size) { (void)device; s
 int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *celsius) {
   (void)device; (void)sensor; *celsius = (unsigned)value("celsius", 45); return gate();
 }
+/* As a real driver: the first way counts what it keeps for itself as used, the second does not. */
+#define RESERVED (1ULL << 30)
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
-  (void)device; memory->total = 24ULL << 30; memory->used = (unsigned long long)value("used_gib", 1) << 30;
+  (void)device; memory->total = 24ULL << 30; memory->used = ((unsigned long long)value("used_gib", 1) << 30) + RESERVED;
   memory->free = memory->total - memory->used; return gate();
+}
+typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
+int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *memory) {
+  (void)device; memory->total = 24ULL << 30; memory->used = (unsigned long long)value("used_gib", 1) << 30;
+  memory->reserved = RESERVED; memory->free = memory->total - memory->used - RESERVED; return gate();
 }
 int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) {
   (void)device; rates->gpu = 10; rates->memory = 5; return value("no_rates", 0) ? 3 : gate();

@@ -162,6 +162,7 @@ def with_gpu(home: Path, library: Path) -> Running:
 def test_a_gpu_is_read_and_its_heat_is_pressure_that_a_watcher_sees(home: Path, library: Path, gpu: FakeGpu) -> None:
     resourced = with_gpu(home, library)
     one = resourced.read_until(lambda reading: bool(reading.gpus)).gpus[0]
+    assert one.memory_used_bytes == 1 << 30, "what the driver keeps for itself is nobody's"
     assert (one.name, one.temperature_celsius, one.memory_total_bytes) == ("Fake GPU", 45, 24 * 2**30)
     assert one.utilization_ratio == pytest.approx(0.1)
     changes = resourced.stub.Watch(resource_pb2.WatchRequest(), timeout=30)

@@ -123,14 +123,15 @@ class _Connection:
 
     def answer(self, head: dict[str, Any], file: int) -> None:
         """Read the body, do the call, send the answer; ValueError for a call that there is not."""
-        if head["body"] > self._max_state_bytes:
-            raise ValueError(f"a body of {head['body']} bytes")
         calls = {"save": self._save, "put": self._put, "get": self._get}
         try:
             call = calls[head["call"]]
         except KeyError:
             raise ValueError("a call that there is not") from None
         try:
+            if head["body"] > self._max_state_bytes:
+                self._swallow(memoryview(bytearray(PIECE_BYTES)), head["body"])
+                self._check_size(head["body"])
             with self._body(head["body"]) as body:
                 told = call(head, body, file)
         except UnknownBaseError:
@@ -156,9 +157,7 @@ class _Connection:
         if file < 0:
             raise ValueError("a put without a file")
         size = os.fstat(file).st_size
-        if size > self._max_state_bytes:
-            problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
-            raise UnusableStateError(problem=problem)
+        self._check_size(size)
         read = lambda room, at: _read(file, room, at)  # noqa: E731
         info = self._memory.save_from(_subject(head), int(head["epoch"]), size, read)
         self._saved()
@@ -173,6 +172,11 @@ class _Connection:
             except OSError as error:
                 raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
         return {"checkpoint": _told(info)}
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_state_bytes:
+            problem = f"a state of more than {self._max_state_bytes} bytes (resources.quotas.max_checkpoint_size)"
+            raise UnusableStateError(problem=problem)
 
     @contextmanager
     def _body(self, size: int) -> Iterator[Body]:

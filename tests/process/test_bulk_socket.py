@@ -119,6 +119,23 @@ def test_refusals_are_sentences(home: Path, server: Server, tmp_path: Path) -> N
         saving.put_file(bulk(home), "t", 1, SESSION, 1, os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT))
 
 
+def test_a_state_above_the_quota_is_a_sentence(home: Path) -> None:
+    config = home / "etc/selfware.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("[resources.quotas]\nmax_checkpoint_size = 1000000\n")
+    server = Server(home)
+    epoch = server.open().epoch
+    file = os.open(home / "big", os.O_RDWR | os.O_CREAT)
+    os.pwrite(file, bytes(1_000_001), 0)
+    with Saver(bulk(home), "s") as saver:
+        with pytest.raises(SavingError, match="more than 1000000 bytes"):
+            saver.save(epoch, SESSION, 1, random.Random(1).randbytes(1_000_001))
+        with pytest.raises(SavingError, match="more than 1000000 bytes"):
+            saving.put_file(bulk(home), "s", epoch, SESSION, 1, file)
+        assert saver.save(epoch, SESSION, 1, b"small").state_bytes == 5
+    server.end()
+
+
 @pytest.mark.parametrize(
     "said",
     [

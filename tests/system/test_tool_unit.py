@@ -58,6 +58,7 @@ def test_operators_and_actions_can_change_each_others_files(box: Machine) -> Non
     "socket",
     [
         "agent/api.sock",
+        "checkpointd/bulk.sock",
         "checkpointd/api.sock",
         "inferenced/api.sock",
         "resourced/api.sock",

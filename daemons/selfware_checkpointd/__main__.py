@@ -74,7 +74,7 @@ class CheckpointDaemon(daemon.Daemon):
         return self._sentence()
 
     async def close(self) -> None:
-        self._bulk.stop()
+        await asyncio.to_thread(self._bulk.stop)
         await self._memory.close()
 
     def _sentence(self) -> str:

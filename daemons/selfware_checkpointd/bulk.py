@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from selfware_common.state.comparing import Span
 LOG = logging.getLogger("selfware-checkpointd")
 KEPT_BYTES = 16 * 1024 * 1024  # of memory that a change came in, for the next one; more goes through a file
 PIECE_BYTES = 1024 * 1024
+GRACE_SECONDS = 2.0
 
 
 Body = memoryview | int
@@ -49,7 +51,7 @@ class BulkServer:
         self._max_state_bytes = max_state_bytes
         self._saved = saved
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -64,14 +66,18 @@ class BulkServer:
         threading.Thread(target=self._accept, name="bulk", daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse new calls; who is in the middle of one finds the connection closed, and calls again later."""
+        """Refuse new calls, and wait a moment for the answers to those in the middle. Blocking."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            for connection in self._connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+            threads = dict(self._connections)
+        for connection in threads:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for thread in threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self) -> None:
         while True:
@@ -79,9 +85,10 @@ class BulkServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="bulk-call", daemon=True)
             with self._lock:
-                self._connections.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="bulk-call", daemon=True).start()
+                self._connections[connection] = thread
+            thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
         call = _Connection(connection, self._memory, self._spool, self._max_state_bytes, self._saved)
@@ -99,7 +106,7 @@ class BulkServer:
             LOG.warning("a client of %s sent what is no message: %s", self._path.name, error)
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                self._connections.pop(connection, None)
             connection.close()
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,25 @@ def test_a_state_above_the_quota_is_a_sentence(home: Path) -> None:
             saving.put_file(bulk(home), "s", epoch, SESSION, 1, file)
         assert saver.save(epoch, SESSION, 1, b"small").state_bytes == 5
     server.end()
+
+
+def test_a_polite_stop_answers_what_was_asked(home: Path, server: Server) -> None:
+    epoch = server.open().epoch
+    state = random.Random(1).randbytes(20_000_000)
+    with Saver(bulk(home), "s") as saver, ThreadPoolExecutor(1) as other:
+        saver.save(epoch, SESSION, 1, b"connected")
+        saving_it = other.submit(saver.save, epoch, SESSION, 2, state)
+        time.sleep(0.06)
+        errors = server.end(signal.SIGTERM)
+        try:
+            kept = saving_it.result(20).sequence
+        except SavingError:
+            kept = 1  # it had not arrived when the stop came
+    assert "Traceback" not in errors
+    again = Server(home)
+    again.open()
+    assert again.stub.Latest(pb.LatestRequest(session_id="s"), timeout=20).sequence == kept
+    again.end()
 
 
 @pytest.mark.parametrize(

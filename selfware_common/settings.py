@@ -61,7 +61,9 @@ class Checkpoint:
         minimum=0.1,
     )
     compression: str = setting("zstd", "Compression of stored chunks.", choices=("zstd",))
-    compression_level: int = setting(3, "zstd level, 1 (fast) to 19 (small).", minimum=1, maximum=19)
+    compression_level: int = setting(
+        6, "zstd level, 1 (fast) to 19 (small), of packs once they are packed tight.", minimum=1, maximum=19
+    )
     storage_path: str = setting("", "Directory of the store; empty: the daemon's state directory.")
     max_size_bytes: int = setting(10 * 1024**3, "Upper bound of the store.", minimum=1024**2)
     retention_days: int = setting(

@@ -29,7 +29,9 @@ class CheckpointDaemon(daemon.Daemon):
 
     async def open(self) -> None:
         self._root = config.root(self.paths, self.settings)
-        self._memory = await asyncio.to_thread(Memory, self._root)
+        self._memory = await asyncio.to_thread(
+            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level)
+        )
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
         )

@@ -22,7 +22,7 @@ from selfware_checkpointd.recovery import Recovery, newest_intact, recover
 from selfware_checkpointd.retention import retain
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
-from selfware_checkpointd.store import Store, Subject, Verdict
+from selfware_checkpointd.store import COMPRESSION_LEVEL, Store, Subject, Verdict
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_common.state.comparing import Span
@@ -52,11 +52,13 @@ class Summary:
 class Memory:
     """What the agent knew."""
 
-    def __init__(self, root: Path, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, root: Path, clock: Callable[[], int] = time.time_ns, compression_level: int = COMPRESSION_LEVEL
+    ) -> None:
         """Opens the store; journals are opened when they are first needed."""
         self._clock = clock
         self.sessions = Sessions(root / "sessions")
-        self.store = Store(root / "checkpoints")
+        self.store = Store(root / "checkpoints", compression_level=compression_level)
         self.notes: list[str] = list(self.store.opened)
         self._writers = Writers()
         self._doors: dict[str, GroupCommitter] = {}

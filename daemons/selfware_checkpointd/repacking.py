@@ -20,7 +20,6 @@ from selfware_checkpointd.manifest import Run
 from selfware_checkpointd.packing import compressor
 from selfware_checkpointd.packs import Group, encode_end, encode_group, encode_header, read_index, unpack_group
 
-TIGHT_LEVEL = 9
 TIGHT_GROUP_BYTES = 8 * 1024 * 1024
 DEAD_SHARE = 0.5  # a pack of which less is dead is not worth writing again
 Chunk = tuple[bytes, bytes]
@@ -59,14 +58,14 @@ def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]]) ->
             yield number
 
 
-def repack(pack: Pack, number: int, used: Iterable[Run]) -> Repacked | None:
+def repack(pack: Pack, number: int, used: Iterable[Run], level: int) -> Repacked | None:
     """The pack's bytes, packed tight; None if it is damaged. A living checkpoint keeps all of its chunks: they are
     what the next save of the same bytes finds."""
     wanted = None if pack.is_live else {index for run in used for index in range(run.first, run.first + run.count)}
     header = encode_header(number, pack.session_id, pack.version)
     pieces, groups, heads = [header], list[Group](), list[bytes]()
     offset, raw = len(header), 0
-    tight = compressor(TIGHT_LEVEL)
+    tight = compressor(level)
     try:
         file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

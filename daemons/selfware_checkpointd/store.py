@@ -41,6 +41,8 @@ from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
+COMPRESSION_LEVEL = 6  # [checkpoint] compression_level, unless set
+
 Check = Callable[[], None]
 
 
@@ -67,8 +69,9 @@ class Subject:
 class Store:
     """All checkpoints of all sessions."""
 
-    def __init__(self, directory: Path, sync: Sync = os.fdatasync) -> None:
-        """Fails if the compiled chunker is missing; reads the index of every pack."""
+    def __init__(self, directory: Path, sync: Sync = os.fdatasync, compression_level: int = COMPRESSION_LEVEL) -> None:
+        """Fails if the compiled chunker is missing; reads the index of every pack. The level is zstd's, for packs that
+        are packed tighter."""
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
@@ -80,7 +83,7 @@ class Store:
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
         self._assembler = Assembler(self._catalog)
-        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync)
+        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)

@@ -25,7 +25,10 @@ TIGHTEN_BYTES = 64 * 1024 * 1024  # a time: 2 % of one processor if that is once
 class Upkeep:
     """Works on one catalog. ``readers``: how many checkpoints are being read; changed with the lock held."""
 
-    def __init__(self, catalog: Catalog, lock: threading.RLock, newest: Newest, sync: Sync) -> None:
+    def __init__(
+        self, catalog: Catalog, lock: threading.RLock, newest: Newest, sync: Sync, compression_level: int
+    ) -> None:
+        self._compression_level = compression_level
         self._catalog = catalog
         self._lock = lock
         self._newest = newest
@@ -77,7 +80,7 @@ class Upkeep:
                 return None
             self.readers += 1
         try:
-            repacked = repack(pack, number, used)
+            repacked = repack(pack, number, used, self._compression_level)
             if repacked is None:
                 return None
             temporary, size = write_aside(pack.path, repacked.pieces, self._sync)

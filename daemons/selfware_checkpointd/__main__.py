@@ -11,6 +11,7 @@ from selfware_checkpointd.bulk import BulkServer
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
 from selfware_common import daemon
+from selfware_common.errors import SelfwareError
 from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
@@ -44,6 +45,7 @@ class CheckpointDaemon(daemon.Daemon):
         )
         self._bulk.start()
         self._maintained = time.monotonic()
+        self._upkeep: asyncio.Task[str] | None = None
         self._log_notes()
 
     def services(self) -> tuple[list[str], list[Register]]:
@@ -68,15 +70,28 @@ class CheckpointDaemon(daemon.Daemon):
         await self.wait_or_stop(CYCLE_SECONDS, self._service.changed)
         self._service.changed.clear()
         self._log_notes()
-        if time.monotonic() - self._maintained >= MAINTAIN_SECONDS:
+        return self._upkept() or self._sentence()
+
+    def _upkept(self) -> str:
+        """Begin the upkeep when it is due, beside the cycles: packing a large store takes longer than the watchdog
+        waits. What the last one did, once; what stopped it is no reason to end: the next one tries again."""
+        done = ""
+        if self._upkeep is not None and self._upkeep.done():
+            try:
+                done = self._upkeep.result()
+            except SelfwareError as error:
+                done = f"upkeep has to wait: {error.sentence}"
+            self._upkeep = None
+        if self._upkeep is None and time.monotonic() - self._maintained >= MAINTAIN_SECONDS:
             self._maintained = time.monotonic()
-            done = await self._memory.maintain(config.policy(self.settings))
-            if done:
-                return done
-        return self._sentence()
+            self._upkeep = asyncio.create_task(self._memory.maintain(config.policy(self.settings)))
+        return done
 
     async def close(self) -> None:
         await asyncio.to_thread(self._bulk.stop)
+        self._memory.store.hurry()
+        if self._upkeep is not None:
+            await asyncio.wait({self._upkeep})
         await self._memory.close()
 
     def _sentence(self) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,12 +26,15 @@ from selfware_checkpointd.store import Subject
 from selfware_common import sockets
 from selfware_common.errors import SelfwareError
 from selfware_common.state import wire
+from selfware_common.state.chunking import MAX_BYTES
 from selfware_common.state.comparing import Span
 
 LOG = logging.getLogger("selfware-checkpointd")
 KEPT_BYTES = 16 * 1024 * 1024  # of memory that a change came in, for the next one; more goes through a file
 PIECE_BYTES = 1024 * 1024
 GRACE_SECONDS = 2.0
+RETRY_SECONDS = 0.5
+MOST_CONNECTIONS = 32  # each may have a large state on the disk that is still coming in
 
 
 Body = memoryview | int
@@ -84,7 +88,13 @@ class BulkServer:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return
+                if self._listener.fileno() < 0:
+                    return
+                time.sleep(RETRY_SECONDS)  # out of descriptors, say: that passes
+                continue
+            if len(self._connections) >= MOST_CONNECTIONS:
+                connection.close()
+                continue
             thread = threading.Thread(target=self._serve, args=(connection,), name="bulk-call", daemon=True)
             with self._lock:
                 self._connections[connection] = thread
@@ -151,7 +161,9 @@ class _Connection:
 
     def _save(self, head: dict[str, Any], body: Body, _file: int) -> dict[str, Any]:
         lengths = [int(length) for length in head["lengths"]]
-        if min(lengths, default=0) < 0 or sum(lengths) != head["body"]:
+        if lengths and not 0 < min(lengths) <= max(lengths) <= MAX_BYTES:
+            raise UnusableStateError(problem=f"a chunk has 1 to {MAX_BYTES} bytes")
+        if sum(lengths) != head["body"]:
             raise UnusableStateError(problem=f"{head['body']} bytes came, and {sum(lengths)} were announced")
         spans = [Span(int(before), int(count)) for before, count in head["spans"]]
         info = self._memory.save_change(
@@ -163,7 +175,10 @@ class _Connection:
     def _put(self, head: dict[str, Any], body: Body, file: int) -> dict[str, Any]:
         if file < 0:
             raise ValueError("a put without a file")
-        size = os.fstat(file).st_size
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnusableStateError(problem="what came is not a file")
+        size = status.st_size
         self._check_size(size)
         read = lambda room, at: _read(file, room, at)  # noqa: E731
         info = self._memory.save_from(_subject(head), int(head["epoch"]), size, read)

@@ -25,6 +25,7 @@ from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import COMPRESSION_LEVEL, Store, Subject, Verdict
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
+from selfware_common.errors import DiskFullError
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Read
 
@@ -220,7 +221,12 @@ class Memory:
     def _maintain(self, policy: Policy, most_bytes: int) -> str:
         with self._lock:
             journals = list(self._journals.values())
-        sealed = sum(journal.seal() for journal in journals)
-        tightened = self.store.tighten(most_bytes)
-        said = f"compressed {sealed} journal segments, {retain(self.store, policy, self._clock())}"
+        retained = retain(self.store, policy, self._clock())  # first: it makes room, and the rest needs some
+        sealed, tightened = 0, ""
+        try:
+            sealed = sum(journal.seal() for journal in journals)
+            tightened = self.store.tighten(most_bytes)
+        except DiskFullError as error:
+            tightened = f"no more than that: {error.sentence}"
+        said = f"compressed {sealed} journal segments, {retained}"
         return f"{said}, {tightened}" if tightened else said

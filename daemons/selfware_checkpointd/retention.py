@@ -8,11 +8,13 @@ are above the limit all the same, they are packed tighter, and then more has to 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Checkpoint, Plan, Policy, plan
+from selfware_common.errors import DiskFullError
 
 MOST_ROUNDS = 4
 EVERYTHING = 1 << 62
@@ -29,7 +31,8 @@ def retain(store: Store, policy: Policy, now_unix_nanos: int) -> str:
     for _ in range(MOST_ROUNDS):
         if store.disk_bytes() <= policy.max_size_bytes:
             break
-        store.tighten(EVERYTHING)
+        with suppress(DiskFullError):  # then more has to go
+            store.tighten(EVERYTHING)
         over = store.disk_bytes() - policy.max_size_bytes
         if over <= 0:
             break

@@ -241,6 +241,10 @@ class Store:
         """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
         return self._upkeep.tighten(most_bytes)
 
+    def hurry(self) -> None:
+        """Let upkeep that is under way end soon; it goes on after the next start."""
+        self._upkeep.is_ending = True
+
     def close(self) -> None:
         """Everything acknowledged is durable already."""
         self._packer.close()

@@ -35,6 +35,7 @@ class Upkeep:
         self._sync = sync
         self._tightening = threading.Lock()
         self.readers = 0
+        self.is_ending = False  # the daemon stops: begin no further pack
 
     def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
         """Delete these, and every chunk that nobody needs any more; one sentence."""
@@ -62,7 +63,7 @@ class Upkeep:
             numbers = list(worth_repacking(self._catalog.packs, used))
         read = freed = count = 0
         for number in numbers:
-            if read >= most_bytes:
+            if read >= most_bytes or self.is_ending:
                 break
             try:
                 done = self._tighten(number, used.get(number, ()))

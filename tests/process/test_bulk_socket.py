@@ -116,7 +116,7 @@ def test_refusals_are_sentences(home: Path, server: Server, tmp_path: Path) -> N
         saver.save(2, 77, 1, b"state")
     with pytest.raises(SavingError, match="There is no checkpoint ckpt-00000001"):
         saving.get(bulk(home), "ckpt-00000001")
-    with pytest.raises(SavingError, match="cannot be read: Is a directory"):
+    with pytest.raises(SavingError, match="is not a file"):
         saving.put_file(bulk(home), "s", 2, SESSION, 1, os.open(tmp_path, os.O_RDONLY))
     with pytest.raises(SavingError, match="There is no session t"):
         saving.put_file(bulk(home), "t", 1, SESSION, 1, os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT))

@@ -11,17 +11,30 @@ from pathlib import Path
 import pytest
 
 _SCENARIO = """
-import os, sys
+import asyncio, os, sys
 from pathlib import Path
 from selfware_common.errors import DiskFullError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.segment import Record
+from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.retention import newest_only
 from selfware_checkpointd.store import Store
 
 root = Path(sys.argv[1])
-journal, store = Journal(root / "j", "s", segment_bytes=300_000), Store(root / "c")
-store.save("s", Level.TASK, 1, os.urandom(100_000), "", 1)
+
+
+async def upkeep_on_a_full_disk():
+    # loose packs that would be packed tighter, if there were room for it
+    memory = Memory(root)
+    said = await memory.maintain(newest_only({Level.TASK: 20}))
+    assert "no more than that: No space left" in said, said
+    assert all(verdict.intact for verdict in memory.store.verify_all())
+    await memory.close()
+
+
+journal, store = Journal(root / "j", "s", segment_bytes=300_000), Store(root / "checkpoints")
+store.save("s", Level.TASK, 1, os.urandom(600_000), "", 1)
 good = store.load("ckpt-00000001")
 sequence = 0
 try:
@@ -45,11 +58,12 @@ assert store.load("ckpt-00000001") == good and not list(root.rglob("*.tmp"))
 again = Journal(root / "j", "s")
 assert again.opened == [] and [r.sequence for r in again.read()] == list(range(1, sequence + 1))
 again.close()
+asyncio.run(upkeep_on_a_full_disk())
 (root / "ballast").unlink()
 journal.append([Record(1, sequence + 1, 1, "Step", b"space again")])
 store.save("s", Level.TASK, 2, os.urandom(100_000), "", 2)
 assert [r.sequence for r in Journal(root / "j", "s").read()] == list(range(1, sequence + 2))
-assert all(verdict.intact for verdict in Store(root / "c").verify_all())
+assert all(verdict.intact for verdict in Store(root / "checkpoints").verify_all())
 print("acknowledged", sequence)
 """
 

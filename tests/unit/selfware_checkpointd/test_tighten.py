@@ -70,6 +70,13 @@ def test_a_pack_of_version_1_is_packed_tighter_as_one_of_version_1(tmp_path: Pat
     assert Store(tmp_path).load("ckpt-00000001")[1] == state(1, 3000)
 
 
+def test_a_daemon_that_stops_begins_no_further_pack(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    history(store)
+    store.hurry()
+    assert store.tighten() == ""
+
+
 def test_what_is_being_read_is_left_alone(tmp_path: Path) -> None:
     store = Store(tmp_path)
     found = history(store)

@@ -48,6 +48,8 @@ class Summary:
     last_sequence: int
     checkpoints: int
     journal_bytes: int
+    writer_id: str
+    opened_unix_nanos: int
 
 
 class Memory:
@@ -186,7 +188,9 @@ class Memory:
     def _open_session(self, session_id: str, writer_id: str) -> Opened:
         with self._lock:
             session = self.sessions.open(session_id, writer_id, self._clock())
-        return Opened(session.epoch, self.journal(session_id).fence(session.epoch))
+        journal = self.journal(session_id)
+        self._cover(session_id, journal)  # a fork begins with a checkpoint, and its journal was empty until then
+        return Opened(session.epoch, journal.fence(session.epoch))
 
     def _cover(self, session_id: str, journal: Journal) -> None:
         """Let an intact checkpoint stand in for events that the journal has lost; read only if it matters."""
@@ -214,6 +218,8 @@ class Memory:
                     journal.last_sequence,
                     len(self.store.checkpoints(session_id)),
                     journal.size_bytes,
+                    session.writer_id,
+                    self.sessions.opened_unix_nanos(session_id),
                 )
             )
         return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))

@@ -63,6 +63,8 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
                     created_unix_nanos=one.created_unix_nanos,
                     checkpoints=one.checkpoints,
                     journal_bytes=one.journal_bytes,
+                    writer_id=one.writer_id,
+                    opened_unix_nanos=one.opened_unix_nanos,
                 )
                 for one in summaries
             ]

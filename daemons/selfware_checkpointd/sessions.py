@@ -112,6 +112,13 @@ class Sessions:
             known = self._known[session_id] = self._read(session_id)
         return known
 
+    def opened_unix_nanos(self, session_id: str) -> int:
+        """When the present writer became it; 0 if that cannot be told."""
+        try:
+            return self._path(valid_session_id(session_id)).stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def check(self, session_id: str, epoch: int) -> None:
         """Refuse a writer that is not the present one."""
         current = self.get(session_id).epoch

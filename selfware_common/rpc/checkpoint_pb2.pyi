@@ -183,12 +183,17 @@ class Session(_message.Message):
     CREATED_UNIX_NANOS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     JOURNAL_BYTES_FIELD_NUMBER: _builtins.int
+    WRITER_ID_FIELD_NUMBER: _builtins.int
+    OPENED_UNIX_NANOS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     last_sequence: _builtins.int
     epoch: _builtins.int
     created_unix_nanos: _builtins.int
     checkpoints: _builtins.int
     journal_bytes: _builtins.int
+    writer_id: _builtins.str
+    """who opened it last, and when"""
+    opened_unix_nanos: _builtins.int
     def __init__(
         self,
         *,
@@ -198,10 +203,12 @@ class Session(_message.Message):
         created_unix_nanos: _builtins.int = ...,
         checkpoints: _builtins.int = ...,
         journal_bytes: _builtins.int = ...,
+        writer_id: _builtins.str = ...,
+        opened_unix_nanos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "created_unix_nanos", b"created_unix_nanos", "epoch", b"epoch", "journal_bytes", b"journal_bytes", "last_sequence", b"last_sequence", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "created_unix_nanos", b"created_unix_nanos", "epoch", b"epoch", "journal_bytes", b"journal_bytes", "last_sequence", b"last_sequence", "opened_unix_nanos", b"opened_unix_nanos", "session_id", b"session_id", "writer_id", b"writer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

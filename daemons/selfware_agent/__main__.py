@@ -111,6 +111,7 @@ class AgentDaemon(daemon.Daemon):
             await self._keeper.save_on_stop()
             if self._memory.unsaved:
                 self.log.warning("%s", self._memory.unsaved)
+            await self._memory.close()
         for channel in self._channels.values():
             await channel.close()
 

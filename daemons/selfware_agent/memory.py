@@ -7,6 +7,7 @@ same bytes again, which checkpointd recognises; a newer writer means that this p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import time
@@ -31,7 +32,13 @@ from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
 from selfware_common.state.saving import Checkpoint, Saver, SavingError
 
 CALL_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
 RESTORED = "SessionRestored"
+LAST_ENDS = {
+    checkpoint_pb2.LAST_END_UNKNOWN: "",
+    checkpoint_pb2.LAST_END_GRACEFUL: ", after a polite stop",
+    checkpoint_pb2.LAST_END_CRASH: ", after a crash",
+}
 # A restarting or overloaded checkpointd, a full disk: all pass, and nothing may happen until they have.
 PASSING = frozenset(
     {
@@ -81,7 +88,7 @@ class Memory:
         self.epoch = opened.epoch
         self.session = session
         words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
-        self.recovered_in_words = ", ".join([words, *skipped])
+        self.recovered_in_words = ", ".join([f"{words}{LAST_ENDS[opened.last_end]}", *skipped])
 
     async def record(self, kind: str, **payload: Any) -> state.Session:
         """Make one event durable, then the state it leads to ours. Waits as long as checkpointd is away; raises
@@ -98,6 +105,14 @@ class Memory:
         known = await self._stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=CALL_SECONDS)
         if session_id not in {one.session_id for one in known.sessions}:
             raise UnknownSessionError(session_id=session_id)
+
+    async def close(self) -> None:
+        """We stop as we should. If checkpointd cannot be told, the next start takes it for a crash, which does no
+        harm."""
+        if self.epoch and self.ended is None:
+            request = checkpoint_pb2.CloseSessionRequest(session_id=self.session_id, epoch=self.epoch)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._stub.CloseSession(request, timeout=CLOSE_SECONDS)
 
     async def settled(self) -> None:
         """Return when nothing is being recorded any more."""

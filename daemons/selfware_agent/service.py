@@ -134,6 +134,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         await memory.require_session(wanted)
         async with self._foreman.at_rest():
             await self._keeper.save_on_stop()
+            await memory.close()
             self._foreman.recovered.clear()
             memory.switch(wanted)
         self._foreman.progressed.set()

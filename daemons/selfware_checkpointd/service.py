@@ -48,7 +48,17 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     ) -> checkpoint_pb2.OpenSessionReply:
         opened = await self._memory.open_session(request.session_id, request.writer_id)
         self.changed.set()
-        return checkpoint_pb2.OpenSessionReply(epoch=opened.epoch, last_sequence=opened.last_sequence)
+        return checkpoint_pb2.OpenSessionReply(
+            epoch=opened.epoch,
+            last_sequence=opened.last_sequence,
+            last_end=checkpoint_pb2.LastEnd.ValueType(opened.last_end),
+        )
+
+    async def CloseSession(
+        self, request: checkpoint_pb2.CloseSessionRequest, context: Any
+    ) -> checkpoint_pb2.CloseSessionReply:
+        await self._memory.close_session(request.session_id, request.epoch)
+        return checkpoint_pb2.CloseSessionReply()
 
     async def ListSessions(
         self, request: checkpoint_pb2.ListSessionsRequest, context: Any

@@ -7,7 +7,7 @@ import pytest
 
 from selfware_checkpointd.errors import SessionNotFoundError, StaleWriterError
 from selfware_checkpointd.manifest import Level
-from selfware_checkpointd.memory import Memory, Opened
+from selfware_checkpointd.memory import LastEnd, Memory, Opened
 from selfware_checkpointd.retention import newest_only
 from tests.unit.selfware_checkpointd.helpers import event, events, state
 
@@ -22,7 +22,7 @@ def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
 
     async def after() -> None:
         memory = Memory(tmp_path)
-        assert await memory.open_session("s", "agent 2") == Opened(2, 5)
+        assert await memory.open_session("s", "agent 2") == Opened(2, 5, LastEnd.CRASH)
         recovery = await memory.recover("s")
         assert recovery.state == state(3) and [record.sequence for record in recovery.events] == [4, 5]
         (summary,) = await memory.summaries()
@@ -75,7 +75,7 @@ def test_a_journal_cut_behind_its_checkpoint_goes_on_after_the_checkpoint(tmp_pa
         await memory.close()
         (tmp_path / "sessions/s/journal/00000000000000000001.wal").unlink()
         again = Memory(tmp_path)
-        assert await again.open_session("s", "two") == Opened(2, 3)
+        assert await again.open_session("s", "two") == Opened(2, 3, LastEnd.CRASH)
         assert await again.append("s", 2, [event(4, epoch=2)]) == 4
         assert [record.sequence for record in (await again.recover("s")).events] == [4]
         await again.close()

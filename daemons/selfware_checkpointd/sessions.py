@@ -8,7 +8,8 @@ record lies in ``<session>/writer``, two equal copies of 512 bytes so that one f
      10   2  writer id length
      12   8  epoch
      20   8  created          nanoseconds since 1970
-     28      writer id (UTF-8, cut at 256 bytes), zeros up to byte 507; " (stopped)" behind it: it stopped as it should
+     28      writer id (UTF-8, cut at 256 bytes), zeros up to byte 507; it ends with " (stopped)" once its writer has
+             stopped as it should
     508   4  CRC-32           of bytes 0..507
 
 Numbers are little-endian. Owns the directories below ``sessions/`` and that file. Never reads the journal.

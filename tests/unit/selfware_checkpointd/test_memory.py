@@ -36,6 +36,28 @@ def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
     asyncio.run(after())
 
 
+def test_a_polite_stop_is_told_from_a_crash_and_a_stale_writer_cannot_stop_another(tmp_path: Path) -> None:
+    async def life() -> tuple[LastEnd, int]:
+        memory = Memory(tmp_path)
+        opened = await memory.open_session("s", "agent " * 100)
+        await memory.close()
+        return opened.last_end, opened.epoch
+
+    async def closing(epoch: int) -> None:
+        memory = Memory(tmp_path)
+        await memory.close_session("s", epoch)
+        await memory.close_session("s", epoch)
+        await memory.close()
+
+    assert asyncio.run(life()) == (LastEnd.UNKNOWN, 1)
+    assert asyncio.run(life()) == (LastEnd.CRASH, 2)
+    with pytest.raises(StaleWriterError):
+        asyncio.run(closing(1))
+    asyncio.run(closing(2))
+    assert asyncio.run(life()) == (LastEnd.GRACEFUL, 3)
+    assert asyncio.run(life()) == (LastEnd.CRASH, 4)
+
+
 def test_a_stale_writer_can_neither_append_nor_save(tmp_path: Path) -> None:
     async def scenario() -> None:
         memory = Memory(tmp_path)

@@ -18,7 +18,7 @@ from blake3 import blake3
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.errors import CheckpointCorruptError, StorageError
 from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id
-from selfware_checkpointd.packs import Group, decompress
+from selfware_checkpointd.packs import Group, raw_of
 from selfware_common.state.comparing import root_of
 
 READING_THREADS = 2
@@ -155,7 +155,7 @@ def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
         return memoryview(b""), starts, chunks
     except OSError as error:  # that may pass: it says nothing about the chunks
         raise StorageError(what="read a checkpoint", path=path, reason=error.strerror or str(error)) from error
-    unpacked = decompress(stored, starts[-1])
+    unpacked = raw_of(group, stored)
     if unpacked is None:
         return memoryview(b""), starts, chunks
     raw = memoryview(unpacked)

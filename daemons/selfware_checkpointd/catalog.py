@@ -21,6 +21,7 @@ from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
 from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index, unpack_group
+from selfware_checkpointd.vault import NO_VAULT, Vault
 
 LIVE = ".pack"
 CHUNKS_ONLY = ".chunks"
@@ -37,6 +38,7 @@ class Pack:
     problem: str = ""
     firsts: list[int] = field(default_factory=list)
     version: int = VERSION
+    key_id: bytes | None = None  # of the key it is encrypted with
 
     @property
     def is_live(self) -> bool:
@@ -54,9 +56,10 @@ class Pack:
 class Catalog:
     """The packs of one directory, by number."""
 
-    def __init__(self, directory: Path) -> None:
-        """Reads the end of every pack."""
+    def __init__(self, directory: Path, vault: Vault = NO_VAULT) -> None:
+        """Reads the end of every pack; KeyMissingError if one is encrypted with a key that is not here."""
         self.directory = directory
+        self._vault = vault
         self.packs: dict[int, Pack] = {}
         self.places: dict[bytes, tuple[int, int]] = {}
         self.lost: dict[int, set[int]] = {}  # per pack, the chunks that turned out to be damaged
@@ -84,7 +87,7 @@ class Catalog:
 
     def add(self, path: Path, info: CheckpointInfo, groups: list[Group]) -> None:
         """Enter a pack that was just made durable."""
-        self._enter(info.number, Pack(path, info.session_id, groups, info))
+        self._enter(info.number, Pack(path, info.session_id, groups, info, key_id=self._vault.key_id))
 
     def runs_of(self, number: int) -> list[Run]:
         """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
@@ -218,7 +221,10 @@ class Catalog:
         if is_last and path.suffix == LIVE:
             # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
             sync_file(path)
-        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
+        key_id = index.box.key_id if index.box else None
+        pack = Pack(
+            path, index.session_id, index.groups, problem=index.problem, version=index.version, key_id=key_id
+        )
         if path.suffix == LIVE and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
         self._enter(number, pack)
@@ -233,8 +239,7 @@ class Catalog:
             for index, digest in enumerate(group.hashes, group.first):
                 self.places[digest] = (number, index)
 
-    @staticmethod
-    def _read(path: Path, number: int) -> PackIndex:
+    def _read(self, path: Path, number: int) -> PackIndex:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -242,7 +247,7 @@ class Catalog:
         except OSError as error:
             return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
         try:
-            return read_index(file, number)
+            return read_index(file, number, self._vault)
         except OSError as error:
             return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
         finally:

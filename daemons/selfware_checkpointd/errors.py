@@ -128,6 +128,25 @@ class CheckpointCorruptError(SelfwareError):
     hint = "Run 'selfwarectl checkpoints verify'. The agent resumes from the one before."
 
 
+class KeyMissingError(SelfwareError):
+    """{what} is encrypted with key {key_id}, which is not among the credentials."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 78
+    hint = (
+        "Give checkpointd that key, too, as a further credential (docs/installing.md, 'Encryption'). Nothing was "
+        "deleted. If the key is lost, move the file away to go on without it."
+    )
+
+
+class KeyUnusableError(SelfwareError):
+    """Checkpoints are to be encrypted, and there is no key: {path} {problem}."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 78
+    hint = "'selfwarectl checkpoints new-key' makes one (docs/installing.md, 'Encryption')."
+
+
 class UnknownBaseError(SelfwareError):
     """Checkpoint {checkpoint_id} cannot be built on: it is gone, damaged or of another session."""
 

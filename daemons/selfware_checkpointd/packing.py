@@ -28,7 +28,8 @@ import zstandard
 
 from selfware_checkpointd.files import Sync, sync_directory, write_all
 from selfware_checkpointd.manifest import CheckpointInfo, Run, encode_manifest
-from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group, encode_header
+from selfware_checkpointd.packs import GROUP_BYTES, Group, box_name, encode_end, encode_group, encode_header
+from selfware_checkpointd.vault import NO_VAULT, Vault
 
 COMPRESSION_LEVEL = 1  # in a hurry; packs are packed tighter later, see repacking
 COMPRESSING_THREADS = 2
@@ -48,9 +49,10 @@ def compressor(level: int = COMPRESSION_LEVEL) -> zstandard.ZstdCompressor:
 class Packer:
     """Owns the file of the pack that comes next, and the threads that compress and make names durable."""
 
-    def __init__(self, path_of: Callable[[int], Path], sync: Sync) -> None:
+    def __init__(self, path_of: Callable[[int], Path], sync: Sync, vault: Vault = NO_VAULT) -> None:
         self.path_of = path_of
         self.sync = sync
+        self.vault = vault
         self.threads = ThreadPoolExecutor(COMPRESSING_THREADS, "compress")
         self._names = ThreadPoolExecutor(1, "pack-names")
         self._named: Future[None] | None = None
@@ -95,7 +97,8 @@ class PackDraft:
         self._packer = packer
         self._file = file
         self._number = number
-        self._header = encode_header(number, session_id)
+        self._box = packer.vault.sealing(box_name(number))
+        self._header = encode_header(number, session_id, box=self._box)
         self._unwritten = [self._header]
         self._offset = len(self._header)
         self._waiting: list[tuple[bytes, bytes]] = []
@@ -122,11 +125,11 @@ class PackDraft:
                 self._fly()
             else:
                 group, chunks = self._group()
-                self._land(group, encode_group(chunks, group.first, compressor()))
+                self._land(group, encode_group(chunks, group.first, compressor(), self._box))
         while self._flying:
             self._land_next()
         manifest = compressor().compress(encode_manifest(info, runs))
-        end = encode_end(self._header, self._heads, manifest, self._offset)
+        end = encode_end(self._header, self._heads, manifest, self._offset, self._box)
         self._write()
         if check is not None:
             check()
@@ -148,13 +151,13 @@ class PackDraft:
     def _group(self) -> tuple[Group, list[tuple[bytes, bytes]]]:
         chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
         hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
-        return Group(0, 0, self._count - len(chunks), hashes, lengths), chunks
+        return Group(0, 0, self._count - len(chunks), hashes, lengths, self._box), chunks
 
     def _fly(self) -> None:
         """Have what waits compressed by another thread; write what is ready."""
         group, chunks = self._group()
         self._flying.append(
-            (group, self._packer.threads.submit(lambda: encode_group(chunks, group.first, compressor())))
+            (group, self._packer.threads.submit(lambda: encode_group(chunks, group.first, compressor(), self._box)))
         )
         while len(self._flying) > MOST_IN_FLIGHT or (self._flying and self._flying[0][1].done()):
             self._land_next()

@@ -30,6 +30,28 @@ All numbers are little-endian; chunks are numbered from 0 within their pack.
      20  32  BLAKE3-256       of header, index and bytes 0..19 of this trailer
      52   8  magic            53 46 57 50 45 4e 44 0a ("SFWPEND\\n")
 
+A pack that is encrypted has version 3. It differs in this:
+
+    header, 34 bytes + session id
+      8   2  version          3
+     20   4  CRC-32           of bytes 0..19 and all that follows
+     24      session id (UTF-8)
+          2  version          that it would have if it were not encrypted
+          8  key id           see ``vault``; the box is called "pack " and the number
+
+    group
+      0   4  mark             a5 53 46 45
+     ..      as above, up to
+     16   4  stored length    of the sealed frame
+     20   8  key id
+     28      sealed: per chunk 32 bytes BLAKE3-256, 4 bytes length; bytes 8..27 belong around it
+             sealed: zstd frame of the chunks; "chunks" and bytes 8..15 belong around it
+
+    index
+             all group heads once more, then, sealed, the manifest; "manifest" and the header belong around it
+
+So what can be told without the key: sizes, session id, checkpoint number, and whether all is there.
+
 A chunk is believed only if its own hash fits. If the index is damaged the groups are found by their marks, so that
 later checkpoints which share these chunks stay readable. Owns no file: works on bytes and an open descriptor.
 """
@@ -45,15 +67,22 @@ from zlib import crc32
 import zstandard
 from blake3 import blake3
 
+from selfware_checkpointd.manifest import checkpoint_id
+from selfware_checkpointd.vault import NO_VAULT, SEALED_MORE_BYTES, Box, Vault
+
 MAGIC = b"SFWPACK\n"
 END_MAGIC = b"SFWPEND\n"
 VERSION = 2
-KNOWN_VERSIONS = (1, 2)
+SEALED_VERSION = 3
+KNOWN_VERSIONS = (1, 2, SEALED_VERSION)
 GROUP_MARK = b"\xa5SFG"
+SEALED_GROUP_MARK = b"\xa5SFE"
 GROUP_BYTES = 256 * 1024
 HASH_BYTES = 32
 _HEADER = struct.Struct("<8sHHQ")
+_SEALED_HEADER_END = struct.Struct("<H8s")
 _GROUP = struct.Struct("<III")
+_SEALED_GROUP = struct.Struct("<III8s")
 _CHUNK = struct.Struct("<32sI")
 _TRAILER = struct.Struct("<QIII")
 _CHECKSUM = struct.Struct("<I")
@@ -74,6 +103,7 @@ class Group:
     first: int
     hashes: tuple[bytes, ...]
     lengths: tuple[int, ...]
+    box: Box | None = None  # what opens the frame, if it is sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,52 +116,80 @@ class PackIndex:
     problem: str
     version: int = VERSION
     is_whole: bool = True  # False: it looks as a save does that was cut off
+    box: Box | None = None  # what its parts are sealed with, if they are
 
 
-def encode_header(number: int, session_id: str, version: int = VERSION) -> bytes:
+def box_name(number: int) -> bytes:
+    """What the box of a pack is called."""
+    return b"pack %d" % number
+
+
+def encode_header(number: int, session_id: str, version: int = VERSION, box: Box | None = None) -> bytes:
     """What a pack begins with."""
-    name = session_id.encode()
-    head = _HEADER.pack(MAGIC, version, len(name), number)
-    return head + _CHECKSUM.pack(crc32(name, crc32(head))) + name
+    rest = session_id.encode()
+    head = _HEADER.pack(MAGIC, version if box is None else SEALED_VERSION, len(rest), number)
+    if box is not None:
+        rest += _SEALED_HEADER_END.pack(version, box.key_id)
+    return head + _CHECKSUM.pack(crc32(rest, crc32(head))) + rest
 
 
 def encode_group(
-    chunks: Sequence[tuple[bytes, bytes | memoryview]], first: int, compressor: zstandard.ZstdCompressor
+    chunks: Sequence[tuple[bytes, bytes | memoryview]],
+    first: int,
+    compressor: zstandard.ZstdCompressor,
+    box: Box | None = None,
 ) -> tuple[bytes, bytes]:
     """(head, zstd frame) of some (hash, data) chunks."""
     frame = compressor.compress(b"".join(data for _, data in chunks))
-    rest = _GROUP.pack(len(chunks), first, len(frame)) + b"".join(
-        _CHUNK.pack(digest, len(data)) for digest, data in chunks
-    )
-    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
+    hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
+    return finish_group(Group(0, 0, first, hashes, lengths, box), frame)
 
 
-def encode_end(header: bytes, heads: Sequence[bytes], manifest: bytes, index_offset: int) -> bytes:
+def finish_group(group: Group, frame: bytes) -> tuple[bytes, bytes]:
+    """(head, frame as it is stored) of a group whose offset and stored length need not be known yet."""
+    table = b"".join(map(_CHUNK.pack, group.hashes, group.lengths))
+    count, box = len(group.hashes), group.box
+    if box is None:
+        rest = _GROUP.pack(count, group.first, len(frame)) + table
+        return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
+    sealed = box.seal(frame, _around_frame(group))
+    rest = _SEALED_GROUP.pack(count, group.first, len(sealed), box.key_id)
+    rest += box.seal(table, rest)
+    return SEALED_GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, sealed
+
+
+def encode_end(
+    header: bytes, heads: Sequence[bytes], manifest: bytes, index_offset: int, box: Box | None = None
+) -> bytes:
     """Index and trailer."""
     joined = b"".join(heads)
+    if box is not None:
+        manifest = box.seal(manifest, _around_manifest(header))
     numbers = _TRAILER.pack(index_offset, len(heads), len(joined), len(manifest))
     digest = blake3(header + joined + manifest + numbers).digest()
     return b"".join((joined, manifest, numbers, digest, END_MAGIC))
 
 
-def read_index(file: int, number: int) -> PackIndex:
-    """The pack's index from its end; if that is damaged, from its group marks."""
-    size = os.fstat(file).st_size
+def read_index(file: int, number: int, vault: Vault = NO_VAULT) -> PackIndex:
+    """The pack's index from its end; if that is damaged, from its group marks. KeyMissingError if it is encrypted with
+    a key that the vault has not: that says nothing about damage."""
+    size, boxes = os.fstat(file).st_size, _Boxes(number, vault)
     try:
-        header, session_id, version = _read_header(file, number)
+        header, index = _read_header(file, number, boxes)
     except _ForeignError as error:
-        return _salvage(file, size, "", str(error))
+        return _salvage(file, size, boxes, PackIndex([], "", None, str(error)))
     except ValueError as error:
-        return replace(_salvage(file, size, "", str(error)), is_whole=False)
+        return _salvage(file, size, boxes, PackIndex([], "", None, str(error), is_whole=False))
     try:
-        return _read_end(file, size, header, session_id, version)
+        return _read_end(file, size, header, boxes, index)
     except ValueError as error:
-        return replace(_salvage(file, size, session_id, str(error)), is_whole=version == 1)
+        broken = replace(index, problem=str(error), version=VERSION, is_whole=index.version == 1)
+        return _salvage(file, size, boxes, broken)
 
 
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
     """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
-    raw = decompress(os.pread(file, group.stored_bytes, group.offset), sum(group.lengths))
+    raw = raw_of(group, os.pread(file, group.stored_bytes, group.offset))
     if raw is None:
         return [None] * len(group.hashes)
     chunks: list[bytes | None] = []
@@ -141,6 +199,13 @@ def unpack_group(file: int, group: Group) -> list[bytes | None]:
         chunks.append(chunk if blake3(chunk).digest() == digest else None)
         start += length
     return chunks
+
+
+def raw_of(group: Group, stored: bytes) -> bytes | None:
+    """A group's chunks, one after the other and not yet checked, from what is stored of them; None if that is
+    damaged."""
+    frame = stored if group.box is None else group.box.open(stored, _around_frame(group))
+    return None if frame is None else decompress(frame, sum(group.lengths))
 
 
 def decompress(frame: bytes, size: int) -> bytes | None:
@@ -153,22 +218,50 @@ def decompress(frame: bytes, size: int) -> bytes | None:
         return None
 
 
-def _read_header(file: int, number: int) -> tuple[bytes, str, int]:
+def _around_frame(group: Group) -> bytes:
+    return b"chunks%b%b" % (len(group.hashes).to_bytes(4, "little"), group.first.to_bytes(4, "little"))
+
+
+def _around_manifest(header: bytes) -> bytes:
+    return b"manifest" + header
+
+
+class _Boxes:
+    """Of one pack: one for each key that something in it names, which is one key."""
+
+    def __init__(self, number: int, vault: Vault) -> None:
+        self._number = number
+        self._vault = vault
+        self._boxes: dict[bytes, Box] = {}
+
+    def of(self, key_id: bytes) -> Box:
+        if key_id not in self._boxes:
+            what = f"Checkpoint {checkpoint_id(self._number)}"
+            self._boxes[key_id] = self._vault.opening(key_id, box_name(self._number), what)
+        return self._boxes[key_id]
+
+
+def _read_header(file: int, number: int, boxes: _Boxes) -> tuple[bytes, PackIndex]:
+    """The header, and what it says."""
     head = os.pread(file, _HEADER.size + 4, 0)
     if len(head) < _HEADER.size + 4 or head[:8] != MAGIC:
         raise ValueError("its header is damaged")
     _, version, length, found_number = _HEADER.unpack_from(head)
-    name = os.pread(file, length, len(head))
-    if _CHECKSUM.pack(crc32(name, crc32(head[:-4]))) != head[-4:]:
+    rest = os.pread(file, length + (_SEALED_HEADER_END.size if version == SEALED_VERSION else 0), len(head))
+    if _CHECKSUM.pack(crc32(rest, crc32(head[:-4]))) != head[-4:]:
         raise ValueError("its header is damaged")
     if version not in KNOWN_VERSIONS:
-        raise _ForeignError(f"it has format version {version} and this Selfware reads versions up to {VERSION}")
+        raise _ForeignError(f"it has format version {version} and this Selfware reads versions up to {SEALED_VERSION}")
     if found_number != number:
         raise _ForeignError(f"the file holds checkpoint {found_number}")
-    return head + name, name.decode(), version
+    box = None
+    if version == SEALED_VERSION:
+        version, key_id = _SEALED_HEADER_END.unpack_from(rest, length)
+        box = boxes.of(key_id)
+    return head + rest, PackIndex([], rest[:length].decode(), None, "", version, box=box)
 
 
-def _read_end(file: int, size: int, header: bytes, session_id: str, version: int) -> PackIndex:
+def _read_end(file: int, size: int, header: bytes, boxes: _Boxes, index: PackIndex) -> PackIndex:
     trailer = os.pread(file, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
     if len(trailer) < TRAILER_BYTES or trailer[-8:] != END_MAGIC:
         raise ValueError("its end is missing or damaged")
@@ -176,54 +269,72 @@ def _read_end(file: int, size: int, header: bytes, session_id: str, version: int
     offset, count, heads_bytes, manifest_bytes = _TRAILER.unpack(numbers)
     if offset + heads_bytes + manifest_bytes + TRAILER_BYTES != size:
         raise ValueError("its end is damaged")
-    index = os.pread(file, heads_bytes + manifest_bytes, offset)
-    if blake3(header + index + numbers).digest() != digest:
+    data = os.pread(file, heads_bytes + manifest_bytes, offset)
+    if blake3(header + data + numbers).digest() != digest:
         raise ValueError("its index does not match its hash")
     groups, data_at, at = [], len(header), 0
     for _ in range(count):
-        group = _decode_head(index, at, data_at)
-        if group is None:
+        found = _decode_head(data, at, data_at, boxes)
+        if found is None:
             raise ValueError("its index is damaged")
+        group, head_bytes = found
         groups.append(group)
-        head_bytes = _GROUP_HEAD_BYTES + len(group.hashes) * _CHUNK.size
         data_at += head_bytes + group.stored_bytes
         at += head_bytes
+    manifest: bytes | None = data[heads_bytes:]
+    if index.box is not None:
+        manifest = index.box.open(data[heads_bytes:], _around_manifest(header))
     try:
-        manifest = zstandard.ZstdDecompressor().decompress(index[heads_bytes:])
+        return replace(index, groups=groups, manifest=zstandard.ZstdDecompressor().decompress(manifest or b""))
     except zstandard.ZstdError:
         raise ValueError("its manifest is damaged") from None
-    return PackIndex(groups, session_id, manifest, "", version)
 
 
-def _salvage(file: int, size: int, session_id: str, problem: str) -> PackIndex:
+def _salvage(file: int, size: int, boxes: _Boxes, index: PackIndex) -> PackIndex:
     """Every group whose head is whole, found by its mark."""
     data = os.pread(file, size, 0)
     groups: list[Group] = []
     seen: set[int] = set()
-    at = data.find(GROUP_MARK)
+    at = _next_mark(data, 0)
     while at >= 0:
-        group = _decode_head(data, at, at)
-        end = group.offset + group.stored_bytes if group else 0
-        if group is not None and end <= size:
+        found = _decode_head(data, at, at, boxes)
+        end = found[0].offset + found[0].stored_bytes if found else 0
+        if found is not None and end <= size:
             # the index repeats every head at the end of the file: only the first one stands before its frame
-            if group.first not in seen:
-                groups.append(group)
-                seen.add(group.first)
-            at = data.find(GROUP_MARK, end)
+            if found[0].first not in seen:
+                groups.append(found[0])
+                seen.add(found[0].first)
+            at = _next_mark(data, end)
         else:
-            at = data.find(GROUP_MARK, at + 1)
-    return PackIndex(groups, session_id, None, problem)
+            at = _next_mark(data, at + 1)
+    return replace(index, groups=groups)
 
 
-def _decode_head(data: bytes, at: int, file_at: int) -> Group | None:
-    """The group head at this place of data; file_at is where it (and then its frame) lies in the file."""
-    if data[at : at + 4] != GROUP_MARK or at + _GROUP_HEAD_BYTES > len(data):
+def _next_mark(data: bytes, start: int) -> int:
+    places = [at for mark in (GROUP_MARK, SEALED_GROUP_MARK) if (at := data.find(mark, start)) >= 0]
+    return min(places, default=-1)
+
+
+def _decode_head(data: bytes, at: int, file_at: int, boxes: _Boxes) -> tuple[Group, int] | None:
+    """The group whose head is at this place of data, and the head's length; file_at is where it (and then its frame)
+    lies in the file."""
+    is_sealed = data[at : at + 4] == SEALED_GROUP_MARK
+    shape = _SEALED_GROUP if is_sealed else _GROUP
+    table_at = at + 8 + shape.size
+    if data[at : at + 4] not in (GROUP_MARK, SEALED_GROUP_MARK) or table_at > len(data):
         return None
     count, first, stored_bytes = _GROUP.unpack_from(data, at + 8)
-    end = at + _GROUP_HEAD_BYTES + count * _CHUNK.size
+    end = table_at + count * _CHUNK.size + (SEALED_MORE_BYTES if is_sealed else 0)
     if end > len(data) or _CHECKSUM.pack(crc32(data[at + 8 : end])) != data[at + 4 : at + 8]:
         return None
-    chunks = [_CHUNK.unpack_from(data, at + _GROUP_HEAD_BYTES + index * _CHUNK.size) for index in range(count)]
+    table: bytes | None = data[table_at:end]
+    box = None
+    if is_sealed:
+        box = boxes.of(data[table_at - 8 : table_at])
+        table = box.open(data[table_at:end], data[at + 8 : table_at])
+        if table is None:
+            return None
+    chunks = list(_CHUNK.iter_unpack(table or b""))
     hashes = tuple(chunk[0] for chunk in chunks)
     lengths = tuple(chunk[1] for chunk in chunks)
-    return Group(file_at + end - at, stored_bytes, first, hashes, lengths)
+    return Group(file_at + end - at, stored_bytes, first, hashes, lengths, box), end - at

@@ -1,5 +1,8 @@
 """Packs tighter what was packed in a hurry: larger groups, a higher compression level, and no chunk that nobody uses.
 
+So it is, too, that packs become encrypted which were written before encryption was switched on, or with an older key.
+What is encrypted stays so when it is switched off again.
+
 A save must be quick, so it compresses lightly, in small groups. Later, a little at a time, packs are written once more
 beside themselves and renamed over: chunks keep their numbers, so nothing that refers to them changes, and whatever dies
 when, there is one whole file. A pack with damage in it is left alone.
@@ -18,7 +21,16 @@ import zstandard
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.manifest import Run
 from selfware_checkpointd.packing import compressor
-from selfware_checkpointd.packs import Group, encode_end, encode_group, encode_header, read_index, unpack_group
+from selfware_checkpointd.packs import (
+    Group,
+    box_name,
+    encode_end,
+    encode_group,
+    encode_header,
+    read_index,
+    unpack_group,
+)
+from selfware_checkpointd.vault import NO_VAULT, Vault
 
 TIGHT_GROUP_BYTES = 8 * 1024 * 1024
 DEAD_SHARE = 0.5  # a pack of which less is dead is not worth writing again
@@ -32,6 +44,7 @@ class Repacked:
     pieces: list[bytes]
     groups: list[Group]
     raw_bytes: int
+    key_id: bytes | None = None
 
     def holds(self, used: Iterable[Run]) -> bool:
         """Is everything in it that is used?"""
@@ -47,10 +60,17 @@ def used_chunks(runs: Iterable[Run]) -> dict[int, list[Run]]:
     return used
 
 
-def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]]) -> Iterator[int]:
-    """The numbers of packs that would become smaller, oldest first."""
+def worth_repacking(
+    packs: Mapping[int, Pack], used: Mapping[int, list[Run]], vault: Vault = NO_VAULT
+) -> Iterator[int]:
+    """The numbers of packs that would become smaller, or be encrypted as they should be; oldest first."""
     for number, pack in sorted(packs.items()):
-        if pack.problem or not pack.groups:
+        if pack.problem:
+            continue
+        if vault.key_id not in (None, pack.key_id):
+            yield number
+            continue
+        if not pack.groups:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
         is_loose = len(pack.groups) > 1 and raw / len(pack.groups) < TIGHT_GROUP_BYTES / 2
@@ -58,26 +78,27 @@ def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]]) ->
             yield number
 
 
-def repack(pack: Pack, number: int, used: Iterable[Run], level: int) -> Repacked | None:
+def repack(pack: Pack, number: int, used: Iterable[Run], level: int, vault: Vault = NO_VAULT) -> Repacked | None:
     """The pack's bytes, packed tight; None if it is damaged. A living checkpoint keeps all of its chunks: they are
     what the next save of the same bytes finds."""
     wanted = None if pack.is_live else {index for run in used for index in range(run.first, run.first + run.count)}
-    header = encode_header(number, pack.session_id, pack.version)
-    pieces, groups, heads = [header], list[Group](), list[bytes]()
-    offset, raw = len(header), 0
     tight = compressor(level)
     try:
         file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        manifest = read_index(file, number).manifest
-        if manifest is None:
+        index = read_index(file, number, vault)
+        if index.manifest is None:
             return None
+        box = vault.sealing(box_name(number)) or index.box
+        header = encode_header(number, pack.session_id, pack.version, box)
+        pieces, groups, heads = [header], list[Group](), list[bytes]()
+        offset, raw = len(header), 0
         for first, chunks in _neighbours(file, pack, wanted):
-            head, frame = encode_group(chunks, first, tight)
+            head, frame = encode_group(chunks, first, tight, box)
             hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
-            groups.append(Group(offset + len(head), len(frame), first, hashes, lengths))
+            groups.append(Group(offset + len(head), len(frame), first, hashes, lengths, box))
             heads.append(head)
             pieces += (head, frame)
             offset += len(head) + len(frame)
@@ -86,14 +107,15 @@ def repack(pack: Pack, number: int, used: Iterable[Run], level: int) -> Repacked
         return None
     finally:
         os.close(file)
-    pieces.append(encode_end(header, heads, zstandard.compress(manifest, 3), offset))
-    return Repacked(pieces, groups, raw)
+    pieces.append(encode_end(header, heads, zstandard.compress(index.manifest, 3), offset, box))
+    return Repacked(pieces, groups, raw, box.key_id if box else None)
 
 
 def place(pack: Pack, repacked: Repacked, size: int) -> Pack:
     """The catalog's entry for the new file."""
     info = replace(pack.info, stored_bytes=size) if pack.info else None
-    return replace(pack, groups=repacked.groups, info=info, firsts=[group.first for group in repacked.groups])
+    firsts = [group.first for group in repacked.groups]
+    return replace(pack, groups=repacked.groups, info=info, firsts=firsts, key_id=repacked.key_id)
 
 
 def _dead(pack: Pack, used: Iterable[Run]) -> int:

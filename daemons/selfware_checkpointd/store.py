@@ -37,6 +37,7 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
+from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
@@ -69,21 +70,27 @@ class Subject:
 class Store:
     """All checkpoints of all sessions."""
 
-    def __init__(self, directory: Path, sync: Sync = os.fdatasync, compression_level: int = COMPRESSION_LEVEL) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        sync: Sync = os.fdatasync,
+        compression_level: int = COMPRESSION_LEVEL,
+        vault: Vault = NO_VAULT,
+    ) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack. The level is zstd's, for packs that
-        are packed tighter."""
+        are packed tighter. KeyMissingError if a pack is encrypted with a key that the vault has not."""
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
         self._hot = Hot()
         try:
             make_directory(directory)
-            self._catalog = Catalog(directory)
-            self._packer = Packer(self._catalog.path_of, sync)
+            self._catalog = Catalog(directory, vault)
+            self._packer = Packer(self._catalog.path_of, sync, vault)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
         self._assembler = Assembler(self._catalog)
-        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
+        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level, vault)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)

@@ -18,6 +18,7 @@ from selfware_checkpointd.errors import disk_error
 from selfware_checkpointd.files import Sync, sync_directory, write_aside
 from selfware_checkpointd.manifest import CheckpointInfo, Run
 from selfware_checkpointd.repacking import place, repack, used_chunks, worth_repacking
+from selfware_checkpointd.vault import NO_VAULT, Vault
 
 TIGHTEN_BYTES = 64 * 1024 * 1024  # a time: 2 % of one processor if that is once a minute
 
@@ -26,8 +27,15 @@ class Upkeep:
     """Works on one catalog. ``readers``: how many checkpoints are being read; changed with the lock held."""
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, newest: Newest, sync: Sync, compression_level: int
+        self,
+        catalog: Catalog,
+        lock: threading.RLock,
+        newest: Newest,
+        sync: Sync,
+        compression_level: int,
+        vault: Vault = NO_VAULT,
     ) -> None:
+        self._vault = vault
         self._compression_level = compression_level
         self._catalog = catalog
         self._lock = lock
@@ -53,14 +61,14 @@ class Upkeep:
             return f"deleted {len(doomed)} checkpoints, freed {freed} bytes"
 
     def tighten(self, most_bytes: int) -> str:
-        """Write packs anew that become smaller, oldest first, until about so many bytes were read."""
+        """Write packs anew that become smaller, or are not encrypted as they should be, oldest first, until about so many bytes were read."""
         with self._tightening:
             return self._tighten_some(most_bytes)
 
     def _tighten_some(self, most_bytes: int) -> str:
         with self._lock:
             used = used_chunks(self._catalog.all_runs())
-            numbers = list(worth_repacking(self._catalog.packs, used))
+            numbers = list(worth_repacking(self._catalog.packs, used, self._vault))
         read = freed = count = 0
         for number in numbers:
             if read >= most_bytes or self.is_ending:
@@ -81,7 +89,7 @@ class Upkeep:
                 return None
             self.readers += 1
         try:
-            repacked = repack(pack, number, used, self._compression_level)
+            repacked = repack(pack, number, used, self._compression_level, self._vault)
             if repacked is None:
                 return None
             temporary, size = write_aside(pack.path, repacked.pieces, self._sync)

@@ -51,6 +51,18 @@ class CheckpointLevels:
 
 
 @dataclass(frozen=True)
+class Encryption:
+    """[checkpoint.encryption]"""
+
+    enabled: bool = setting(
+        False, "Encrypt what is stored from now on. The key is the systemd credential 'checkpoint-key'."
+    )
+    key_file: str = setting(
+        "", "A file with the key, where there are no systemd credentials; only its owner may read it."
+    )
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """[checkpoint]"""
 
@@ -88,6 +100,7 @@ class Checkpoint:
     )
     adaptive: bool = setting(True, "Halve the intervals under critical memory pressure, down to the shortest.")
     levels: CheckpointLevels = setting(CheckpointLevels, "The four levels.")
+    encryption: Encryption = setting(Encryption, "Encryption at rest.")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 
 from selfware_checkpointd import config
 from selfware_checkpointd.bulk import BulkServer
+from selfware_checkpointd.credentials import open_vault
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
 from selfware_common import daemon
@@ -30,8 +32,9 @@ class CheckpointDaemon(daemon.Daemon):
 
     async def open(self) -> None:
         self._root = config.root(self.paths, self.settings)
+        vault = open_vault(self.settings.checkpoint.encryption, os.environ)
         self._memory = await asyncio.to_thread(
-            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level)
+            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level, vault=vault)
         )
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
@@ -60,6 +63,7 @@ class CheckpointDaemon(daemon.Daemon):
         return {
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
+            "encrypted_with_key": (self._memory.vault.key_id or b"").hex(),
         }
 
     def grace_seconds(self) -> float:

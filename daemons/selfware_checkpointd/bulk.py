@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, disk_error
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.spool import Spool
 from selfware_checkpointd.store import Subject
 from selfware_common import sockets
 from selfware_common.errors import SelfwareError
@@ -37,8 +37,8 @@ RETRY_SECONDS = 0.5
 MOST_CONNECTIONS = 32  # each may have a large state on the disk that is still coming in
 
 
-Body = memoryview | int
-"""In memory, or an open file."""
+Body = memoryview | Spool
+"""In memory, or in a file."""
 
 
 class BulkServer:
@@ -211,19 +211,18 @@ class _Connection:
                 wire.receive_into(self._connection, body)
                 yield body
             return
-        with TemporaryFile(dir=self._spool) as spooled:
+        with Spool(self._spool, self._memory.vault.key_id is not None) as spooled:
             room = memoryview(bytearray(PIECE_BYTES))
             while size:
                 piece = room[: min(size, PIECE_BYTES)]
                 wire.receive_into(self._connection, piece)
                 try:
                     spooled.write(piece)
-                    spooled.flush()
                 except OSError as error:
                     self._swallow(room, size - len(piece))
                     raise disk_error(error, "a state that comes in", self._spool) from error
                 size -= len(piece)
-            yield spooled.fileno()
+            yield spooled
 
     def _swallow(self, room: memoryview, size: int) -> None:
         """Let the client say all of it, so that it hears the answer."""
@@ -234,9 +233,12 @@ class _Connection:
 
 
 def _chunks(body: Body, lengths: list[int]) -> Iterator[memoryview]:
+    if isinstance(body, Spool):
+        yield from body.pieces(lengths)
+        return
     at = 0
     for length in lengths:
-        yield body[at : at + length] if isinstance(body, memoryview) else memoryview(os.pread(body, length, at))
+        yield body[at : at + length]
         at += length
 
 

@@ -222,9 +222,7 @@ class Catalog:
             # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
             sync_file(path)
         key_id = index.box.key_id if index.box else None
-        pack = Pack(
-            path, index.session_id, index.groups, problem=index.problem, version=index.version, key_id=key_id
-        )
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version, key_id=key_id)
         if path.suffix == LIVE and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
         self._enter(number, pack)

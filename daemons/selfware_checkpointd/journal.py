@@ -32,8 +32,10 @@ from selfware_checkpointd.errors import (
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
+from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.reopening import reopen
-from selfware_checkpointd.segment import HEADER_BYTES, Record, decode_record, encode_header, encode_record, scan
+from selfware_checkpointd.segment import Record, decode_record, encode_header, encode_record, scan
+from selfware_checkpointd.vault import NO_VAULT, Box, Vault
 from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -46,6 +48,7 @@ class Batch:
 
     first_sequence: int
     offset: int
+    box: Box | None = None  # what its records are sealed with
     records: list[Record] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
 
@@ -54,9 +57,15 @@ class Journal:
     """All events of one session, on disk."""
 
     def __init__(
-        self, directory: Path, session_id: str, segment_bytes: int = SEGMENT_BYTES, sync: Sync = os.fdatasync
+        self,
+        directory: Path,
+        session_id: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        sync: Sync = os.fdatasync,
+        vault: Vault = NO_VAULT,
     ) -> None:
-        """Open or create; a torn tail is cut, other damage is kept for ``damage`` and for reading around it."""
+        """Open or create; a torn tail is cut, other damage is kept for ``damage`` and for reading around it.
+        KeyMissingError if what is to be read is encrypted with a key that the vault has not."""
         self.session_id = session_id
         self.opened: list[str] = []
         self.damage: JournalCorruptError | None = None
@@ -74,6 +83,9 @@ class Journal:
         self._file = NO_FILE
         self._durable_bytes = 0
         self._offsets = array("Q")  # of the records in the segment being written
+        self._keys = JournalKeys(session_id, vault)
+        self._box: Box | None = None  # what those records are sealed with
+        self._settled: set[int] = set()  # segments that are sealed as they should be
         try:
             self._open()
         except OSError as error:
@@ -117,7 +129,7 @@ class Journal:
                 self._refuse_if_unable()
             except SelfwareError as error:
                 return [error] * len(submissions)
-            batch = Batch(self.last_sequence + 1, self._next_batch_offset())
+            batch = self._next_batch()
             outcomes = [self._admit(records, batch) for records in submissions]
             if batch.records:
                 try:
@@ -138,8 +150,9 @@ class Journal:
         place = ("its first segment", 0)
         for first in firsts[max(0, bisect_right(firsts, expected) - 1) :]:
             is_newest = first == firsts[-1]
-            data = sealing.read_segment(self._directory, first, limit if is_newest else None)
-            found = scan(data, first, start, expected) if is_newest and start else scan(data, first)
+            data = sealing.read_segment(self._directory, first, limit if is_newest else None, self._keys)
+            boxes = self._keys.of_segment(data, first)
+            found = scan(data, first, start, expected, boxes) if is_newest and start else scan(data, first, boxes=boxes)
             place = (sealing.plain_path(self._directory, first).name, found.bad_offset or 0)
             for placed in found.records:
                 if placed.record.sequence < expected:
@@ -153,13 +166,16 @@ class Journal:
 
     def seal(self) -> int:
         """Compress segments that are full; returns how many. For quiet moments, not for the path of an append."""
-        plain = [first for first in self._firsts[:-1] if sealing.plain_path(self._directory, first).exists()]
-        for first in plain:
+        sealed = 0
+        for first in [first for first in self._firsts[:-1] if first not in self._settled]:
             try:
-                sealing.compress(self._directory, first)
+                if sealing.is_due(self._directory, first, self._keys):
+                    sealing.compress(self._directory, first, self._keys)
+                    sealed += 1
             except OSError as error:
                 raise disk_error(error, "a compressed journal segment", self._directory) from error
-        return len(plain)
+            self._settled.add(first)
+        return sealed
 
     def close(self) -> None:
         """Give the descriptor back; everything acknowledged is on disk already."""
@@ -171,7 +187,7 @@ class Journal:
     def _open(self) -> None:
         make_directory(self._directory)
         remove_leftovers(self._directory)
-        found = reopen(self._directory, self.session_id)
+        found = reopen(self._directory, self.session_id, self._keys)
         self.opened, self._firsts, self._last = found.repaired, found.firsts, found.last
         if found.damage is not None:
             self.damage = self._corrupt(found.damage.segment, found.damage.offset, found.damage.last_good)
@@ -180,7 +196,7 @@ class Journal:
             path = sealing.plain_path(self._directory, found.firsts[-1])
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             self._sync(self._file)  # what a killed predecessor wrote and did not sync is readable from now on
-            self._durable_bytes, self._offsets = found.size_bytes, array("Q", found.offsets)
+            self._durable_bytes, self._offsets, self._box = found.size_bytes, array("Q", found.offsets), found.box
 
     # ---- appending
 
@@ -199,7 +215,7 @@ class Journal:
         try:
             for record in records:
                 if record.sequence == expected and record.epoch >= self._epoch:
-                    batch.pieces.append(encode_record(record, batch.offset))
+                    batch.pieces.append(encode_record(record, batch.offset, batch.box))
                     batch.records.append(record)
                     expected += 1
                 else:
@@ -227,12 +243,14 @@ class Journal:
             index = sequence - self._firsts[-1] + 1
             end = self._offsets[index] if index < len(self._offsets) else self._durable_bytes
             try:
-                placed = decode_record(os.pread(self._file, end - start, start), 0)
+                boxes = (self._box,) if self._box else ()
+                placed = decode_record(os.pread(self._file, end - start, start), 0, boxes)
             except OSError as error:
                 raise StorageError(what="read the journal", path=self._directory, reason=str(error)) from error
             return placed.record if placed else None
         first = self._firsts[max(0, bisect_right(self._firsts, sequence) - 1)]
-        for placed in scan(sealing.read_segment(self._directory, first), first).records:
+        data = sealing.read_segment(self._directory, first, keys=self._keys)
+        for placed in scan(data, first, boxes=self._keys.of_segment(data, first)).records:
             if placed.record.sequence == sequence:
                 return placed.record
         return None
@@ -240,7 +258,7 @@ class Journal:
     def _write(self, batch: Batch) -> None:
         """One write and one fdatasync for the batch; on failure back to the last durable length."""
         if self._needs_new_segment(batch.first_sequence):
-            self._start_segment(batch.first_sequence)
+            self._start_segment(batch.first_sequence, batch.box)
         try:
             write_all(self._file, [b"".join(batch.pieces)])
             self._sync(self._file)
@@ -263,21 +281,26 @@ class Journal:
         else:
             self._stopped, self._failed_write = None, ""
 
-    def _next_batch_offset(self) -> int:
-        return HEADER_BYTES if self._needs_new_segment(self.last_sequence + 1) else self._durable_bytes
+    def _next_batch(self) -> Batch:
+        first = self.last_sequence + 1
+        if self._needs_new_segment(first):
+            return Batch(first, self._keys.header_bytes, self._keys.for_segment(first))
+        return Batch(first, self._durable_bytes, self._box)
 
     def _needs_new_segment(self, next_sequence: int) -> bool:
         if self._file == NO_FILE or next_sequence != self._last + 1:
             return True
+        if (self._box.key_id if self._box else None) != self._keys.key_id:
+            return True
         return self._durable_bytes >= self._segment_bytes and bool(self._offsets)
 
-    def _start_segment(self, first: int) -> None:
+    def _start_segment(self, first: int, box: Box | None) -> None:
         """Create the next segment durably, then leave the full one to ``seal``."""
         path = sealing.plain_path(self._directory, first)
         file = NO_FILE
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
-            write_all(file, [encode_header(first)])
+            write_all(file, [encode_header(first, box.key_id if box else None)])
             self._sync(file)
             sync_directory(self._directory)
         except OSError as error:
@@ -287,7 +310,8 @@ class Journal:
                 path.unlink(missing_ok=True)
             raise disk_error(error, f"a journal segment of session {self.session_id}", path.parent) from error
         self._close_file()
-        self._file, self._durable_bytes, self._offsets = file, HEADER_BYTES, array("Q")
+        self._file, self._durable_bytes, self._offsets = file, self._keys.header_bytes, array("Q")
+        self._box = box
         if first not in self._firsts:
             self._firsts.append(first)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
+from selfware_checkpointd.errors import FormatVersionError, KeyMissingError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
@@ -26,6 +26,7 @@ from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import COMPRESSION_LEVEL, Store, Subject, Verdict
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
+from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common.errors import DiskFullError
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Read
@@ -66,12 +67,17 @@ class Memory:
     """What the agent knew."""
 
     def __init__(
-        self, root: Path, clock: Callable[[], int] = time.time_ns, compression_level: int = COMPRESSION_LEVEL
+        self,
+        root: Path,
+        clock: Callable[[], int] = time.time_ns,
+        compression_level: int = COMPRESSION_LEVEL,
+        vault: Vault = NO_VAULT,
     ) -> None:
         """Opens the store; journals are opened when they are first needed."""
+        self.vault = vault
         self._clock = clock
         self.sessions = Sessions(root / "sessions")
-        self.store = Store(root / "checkpoints", compression_level=compression_level)
+        self.store = Store(root / "checkpoints", compression_level=compression_level, vault=vault)
         self.notes: list[str] = list(self.store.opened)
         self._writers = Writers()
         self._doors: dict[str, GroupCommitter] = {}
@@ -187,7 +193,7 @@ class Memory:
             if known is not None:
                 return known
             session = self.sessions.get(session_id)
-            journal = Journal(self.sessions.journal_directory(session_id), session_id)
+            journal = Journal(self.sessions.journal_directory(session_id), session_id, vault=self.vault)
             journal.fence(session.epoch)
             self.notes.extend(journal.opened)
             if journal.damage is not None:
@@ -229,7 +235,7 @@ class Memory:
         for session_id in self.sessions.all():
             try:
                 session, journal = self.sessions.get(session_id), self.journal(session_id)
-            except (SessionNotFoundError, SessionCorruptError, FormatVersionError) as error:
+            except (SessionNotFoundError, SessionCorruptError, FormatVersionError, KeyMissingError) as error:
                 self.notes.append(error.sentence)
                 continue
             found.append(

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from selfware_checkpointd import sealing
 from selfware_checkpointd.files import sync_directory
-from selfware_checkpointd.segment import HEADER_BYTES, Scan, encode_header, scan
+from selfware_checkpointd.journal_keys import JournalKeys
+from selfware_checkpointd.segment import Scan, encode_header, key_id_of, opened_by, scan
+from selfware_checkpointd.vault import Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,25 @@ class Found:
     offsets: list[int] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     damage: Damage | None = None
+    box: Box | None = None  # what the records of the segment to go on with are sealed with
 
 
-def reopen(directory: Path, session_id: str) -> Found:
-    """Cut what is unfinished and report the rest."""
+def reopen(directory: Path, session_id: str, keys: JournalKeys) -> Found:
+    """Cut what is unfinished and report the rest. KeyMissingError, and nothing is changed, if the segment is encrypted
+    with a key that is not here."""
     found = Found(sealing.first_sequences(directory))
     while found.firsts:
         first = found.firsts[-1]
-        data = sealing.read_segment(directory, first)
-        seen = scan(data, first)
+        data = sealing.read_segment(directory, first, keys=keys)
+        boxes = keys.of_segment(data, first)
+        seen = scan(data, first, boxes=boxes)
         plain = sealing.plain_path(directory, first)
         if seen.bad_offset == 0 and seen.records and plain.exists():
-            found.repaired.append(_mend_header(plain, first, session_id))
-            data = encode_header(first) + data[HEADER_BYTES:]
-            seen = scan(data, first)
+            box = opened_by(data, seen.records[0].offset, boxes)
+            header = encode_header(first, box.key_id if box else None)
+            found.repaired.append(_mend_header(plain, header, session_id))
+            data = header + data[len(header) :]
+            seen = scan(data, first, boxes=boxes)
         if seen.is_torn and plain.exists():
             found.repaired.append(_cut(plain, first, len(data), seen, session_id))
             if seen.bad_offset == 0:
@@ -63,15 +70,16 @@ def reopen(directory: Path, session_id: str) -> Found:
         elif plain.exists():
             found.size_bytes = len(data)
             found.offsets = [placed.offset for placed in seen.records]
+            found.box = boxes[0] if key_id_of(data, first) else None
         break
     return found
 
 
-def _mend_header(plain: Path, first: int, session_id: str) -> str:
+def _mend_header(plain: Path, header: bytes, session_id: str) -> str:
     """Events were found behind it, so it was whole and durable once: nothing is lost with it."""
     file = os.open(plain, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.pwrite(file, encode_header(first), 0)
+        os.pwrite(file, header, 0)
         os.fdatasync(file)
     finally:
         os.close(file)

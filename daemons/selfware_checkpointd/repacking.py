@@ -60,9 +60,7 @@ def used_chunks(runs: Iterable[Run]) -> dict[int, list[Run]]:
     return used
 
 
-def worth_repacking(
-    packs: Mapping[int, Pack], used: Mapping[int, list[Run]], vault: Vault = NO_VAULT
-) -> Iterator[int]:
+def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]], vault: Vault = NO_VAULT) -> Iterator[int]:
     """The numbers of packs that would become smaller, or be encrypted as they should be; oldest first."""
     for number, pack in sorted(packs.items()):
         if pack.problem:

@@ -61,7 +61,8 @@ class Upkeep:
             return f"deleted {len(doomed)} checkpoints, freed {freed} bytes"
 
     def tighten(self, most_bytes: int) -> str:
-        """Write packs anew that become smaller, or are not encrypted as they should be, oldest first, until about so many bytes were read."""
+        """Write packs anew that become smaller, or are not encrypted as they should be, oldest first, until about so
+        many bytes were read."""
         with self._tightening:
             return self._tighten_some(most_bytes)
 

@@ -93,6 +93,10 @@ class Vault:
         """For a file of this name that is written now; None if it is not encrypted."""
         return None if self.key_id is None else Box(self._keys[self.key_id], name, self._random)
 
+    def opens(self, wanted: bytes) -> bool:
+        """Is this key here?"""
+        return wanted in self._keys
+
     def opening(self, wanted: bytes, name: bytes, what: str) -> Box:
         """The box that opens a file of this name; KeyMissingError, which calls it ``what``, if its key is not here."""
         if wanted not in self._keys:

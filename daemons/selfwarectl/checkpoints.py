@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from selfware_common.errors import SelfwareError
 from selfwarectl import output, reach
 
 if TYPE_CHECKING:
@@ -15,6 +18,19 @@ if TYPE_CHECKING:
     from selfware_common.rpc import agent_pb2, checkpoint_pb2, checkpoint_pb2_grpc
 
 LONG_SECONDS = 600.0
+HINT = """\
+This is key {key_id}. Keep a copy of it away from this machine.
+Under systemd, as root: systemd-creds encrypt --name=checkpoint-key {file} /etc/credstore.encrypted/checkpoint-key
+and in a drop-in of selfware-checkpointd.service: [Service] LoadCredentialEncrypted=checkpoint-key
+Without systemd: [checkpoint.encryption] key_file = "..." in selfware.toml, and chmod 600 for the file.
+Then [checkpoint.encryption] enabled = true, and restart checkpointd."""
+
+
+class NoKeyMadeError(SelfwareError):
+    """Cannot write a key to {path}: {reason}."""
+
+    exit_code = 73  # EX_CANTCREAT
+    hint = "A key that is there already is not written over: choose another name."
 
 
 @click.group()
@@ -130,6 +146,38 @@ def tidy() -> None:
         output.emit({"sentence": sentence})
     else:
         output.say(sentence)
+
+
+@checkpoints.command("new-key")
+@click.argument("file", metavar="[FILE]", type=click.Path(path_type=Path), default=None, required=False)
+def new_key(file: Path | None) -> None:
+    """Make a key to encrypt checkpoints and journals with, on standard output or in a new file that only you can read.
+
+    Where it goes from there is said on standard error. Keep a copy away from this machine: without the key nobody
+    reads what was encrypted with it.
+
+    \b
+    Examples:
+      selfwarectl checkpoints new-key | systemd-creds encrypt --name=checkpoint-key - checkpoint-key.cred
+      selfwarectl checkpoints new-key ~/.config/selfware-checkpoint-key
+    """
+    import secrets
+
+    from selfware_common.state import keys
+
+    key = secrets.token_bytes(keys.KEY_BYTES)
+    if file is None:
+        click.echo(key.hex())
+    else:
+        try:
+            made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(made, "w") as writing:
+                writing.write(key.hex() + "\n")
+                writing.flush()
+                os.fsync(made)
+        except OSError as error:
+            raise NoKeyMadeError(path=file, reason=error.strerror or str(error)) from error
+    click.echo(HINT.format(key_id=keys.key_id(key).hex(), file=file or "FILE"), err=True)
 
 
 @checkpoints.command("now")

@@ -1,4 +1,4 @@
-"""The keys of a store that is encrypted at rest: how they are written down, and the short name by which errors call one.
+"""The keys of a store that is encrypted at rest: how they are written down, and the short name that errors call one by.
 
 A file holds one key as 32 raw bytes, or some as 64 hexadecimal digits each, one a line. Owns no file.
 """

@@ -312,9 +312,9 @@ def test_a_failed_write_that_cannot_be_taken_back_stops_the_journal_until_it_can
 
 
 def test_a_segment_of_another_version_is_named_and_left_alone(tmp_path: Path) -> None:
-    head = HEADER.pack(b"SFWJRNL\n", 2, 0, 1)
+    head = HEADER.pack(b"SFWJRNL\n", 9, 0, 1)
     (tmp_path / FIRST_SEGMENT).write_bytes(head + crc32(head).to_bytes(4, "little") + b"new things")
-    with pytest.raises(FormatVersionError, match="format version 2"):
+    with pytest.raises(FormatVersionError, match="format version 9"):
         reopened(tmp_path)
     assert (tmp_path / FIRST_SEGMENT).stat().st_size == 34
 

@@ -377,3 +377,54 @@ def test_a_full_disk_is_one_sentence_and_nothing_acknowledged_is_lost(home: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("RESOURCE_EXHAUSTED No space left for")
     assert "kept" in done.stdout
+
+
+def encrypting(home: Path, is_enabled: bool = True) -> None:
+    """selfware.toml says so, and the key is in a file."""
+    (home / "etc").mkdir(exist_ok=True)
+    key = home / "key"
+    if not key.exists():
+        made = [sys.executable, "-m", "selfwarectl", "checkpoints", "new-key", str(key)]
+        hint = subprocess.run(made, stderr=subprocess.PIPE, text=True, check=True).stderr
+        assert "systemd-creds encrypt --name=checkpoint-key" in hint
+    (home / "etc/selfware.toml").write_text(
+        f'[checkpoint.encryption]\nenabled = {str(is_enabled).lower()}\nkey_file = "{key}"\n'
+    )
+
+
+def test_an_encrypted_store_survives_a_kill_and_refuses_to_start_without_its_key(home: Path) -> None:
+    encrypting(home)
+    state = b"the launch code is 4711; " * 90_000
+    server = Server(home)
+    epoch = server.open().epoch
+    server.append(epoch, 1, b"the launch code is 4711")
+    server.save(epoch, 1, state)
+    server.append(epoch, 2, b"the launch code is 4711")
+    server.end()
+    files = [path for path in (home / "state").rglob("*") if path.is_file()]
+    assert files and not any(b"launch code" in path.read_bytes() for path in files)
+
+    server = Server(home)
+    server.open()
+    header, recovered, events = server.recover()
+    assert (recovered, [event.sequence for event in events]) == (state, [2])
+    assert not header.skipped
+    server.end()
+
+    (home / "etc/selfware.toml").unlink()
+    refused = subprocess.run(
+        [sys.executable, "-m", "selfware_checkpointd"],
+        env={**os.environ, "SELFWARE_HOME": str(home)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert refused.returncode == 78
+    assert "Checkpoint ckpt-00000001 is encrypted with key" in refused.stderr
+    assert "which is not among the credentials" in refused.stderr and "damaged" not in refused.stderr
+    encrypting(home, is_enabled=False)
+    server = Server(home)
+    server.open()
+    assert server.recover()[1] == state
+    server.end()

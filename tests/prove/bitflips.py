@@ -4,7 +4,7 @@ A store with one of everything (``flip_store``); one flip at a time (a bit, or a
 has structure and in a sample of the others. After each all checkpoints are loaded, all journals read and all sessions
 recovered by the plain product. Allowed are: the original bytes; an error of ours that names what is lost; and, for
 the batch written last, whose damage nobody can tell from an unfinished write, a note that says what was cut. Now and
-then the damaged store also has to go on: open, append, save.
+then the damaged store also has to go on: open, append, save. All of it once more with a store that is encrypted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from selfware_common.errors import SelfwareError
 from tests.prove.common import Verdict, arguments, report, say
 from tests.prove.crashmatrix import fast_directory
 from tests.prove.flip_store import NOW, SESSIONS, Original, Span, goes_on, make, spans
+from tests.prove.keys import encrypted, vault
 from tests.prove.page_cache import Image, put, taken
 
 AT_ONCE = 2
@@ -99,7 +100,7 @@ class Judge:
 
     def opened(self) -> Memory:
         """As a daemon that has everything open already when the bit turns over."""
-        memory = Memory(self._root, lambda: NOW)
+        memory = Memory(self._root, lambda: NOW, vault=vault())
         for session in SESSIONS:
             memory.journal(session)
         return memory
@@ -108,7 +109,7 @@ class Judge:
         """Everything; never raises."""
         heard = Heard()
         try:
-            self._all(opened or Memory(self._root, lambda: NOW), heard)
+            self._all(opened or Memory(self._root, lambda: NOW, vault=vault()), heard)
         except SelfwareError as error:
             heard.wrong.append(f"not even opened: {type(error).__name__}: {error}")
         except Exception:  # noqa: BLE001 -- whatever it is, it is what this proof looks for
@@ -258,8 +259,13 @@ def _restore(root: Path, before: Image, flipped: str) -> None:
         put(before, root)
 
 
-def prove(rounds: int, seed: int, at_once: int = AT_ONCE) -> Verdict:
+def prove(rounds: int, seed: int, at_once: int = AT_ONCE, is_encrypted: bool = False) -> Verdict:
     """`rounds` flips."""
+    with encrypted(is_encrypted):
+        return _prove(rounds, seed, at_once, "bitflips, encrypted" if is_encrypted else "bitflips")
+
+
+def _prove(rounds: int, seed: int, at_once: int, name: str) -> Verdict:
     counts: Counter[str] = Counter()
     wrong: list[str] = []
     size = 0
@@ -267,12 +273,12 @@ def prove(rounds: int, seed: int, at_once: int = AT_ONCE) -> Verdict:
         size = counted.pop("bytes")
         counts += counted
         wrong += complaints
-    print(json.dumps({"proof": "bitflips", "seed": seed, "bytes": size, **dict(sorted(counts.items()))}), flush=True)
+    print(json.dumps({"proof": name, "seed": seed, "bytes": size, **dict(sorted(counts.items()))}), flush=True)
     for text in wrong[:200]:
         say(text)
     total = sum(count for kind, count in counts.items() if kind in OUTCOMES)
     lost = sum("lost" in one or "WRONG" in one for one in wrong)
-    return Verdict("bitflips", seed, rounds, total, lost, 0, 0, not wrong)
+    return Verdict(name, seed, rounds, total, lost, 0, 0, not wrong)
 
 
 def _parts(rounds: int, seed: int, at_once: int) -> list[tuple[Counter[str], list[str]]]:
@@ -285,4 +291,5 @@ def _parts(rounds: int, seed: int, at_once: int) -> list[tuple[Counter[str], lis
 
 if __name__ == "__main__":
     given = arguments("bitflips", rounds=24_000)
-    sys.exit(report(prove(given.rounds, given.seed)))
+    statuses = [report(prove(given.rounds, given.seed, is_encrypted=sealed)) for sealed in (False, True)]
+    sys.exit(max(statuses))

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from selfware_checkpointd import packs, sealing
 from selfware_checkpointd.journal import Journal
+from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.retention import newest_only, retain
-from selfware_checkpointd.segment import HEADER_BYTES, Record, scan
+from selfware_checkpointd.segment import Record, scan
 from selfware_common.errors import SelfwareError
+from tests.prove.keys import vault
 
 NOW = 1_700_000_000_000_000_000
 SEGMENT_BYTES = 40_000
@@ -53,10 +55,10 @@ def make(root: Path, seed: int) -> Original:
     """The same for the same seed."""
     chance = random.Random(seed)
     original = Original()
-    memory = Memory(root, lambda: NOW)
+    memory = Memory(root, lambda: NOW, vault=vault())
     for session, count in SESSIONS.items():
         memory.sessions.open(session, "writer", NOW)
-        journal = Journal(memory.sessions.journal_directory(session), session, SEGMENT_BYTES)
+        journal = Journal(memory.sessions.journal_directory(session), session, SEGMENT_BYTES, vault=vault())
         records = [
             Record(1, number, NOW + number, "StepDone", chance.randbytes(chance.choice([10, 800, 3000])), "ab" * 16)
             for number in range(1, count + 1)
@@ -110,7 +112,7 @@ def _leave_both(directory: Path) -> None:
     """As after a crash between sealing and removing: the first full segment is there plain and sealed."""
     plain = min(directory.glob("*" + sealing.PLAIN))
     before = plain.read_bytes()
-    sealing.compress(directory, int(plain.name.split(".")[0]))
+    sealing.compress(directory, int(plain.name.split(".")[0]), JournalKeys(directory.parent.name, vault()))
     plain.write_bytes(before)
 
 
@@ -136,11 +138,11 @@ def spans(root: Path) -> list[Span]:
 
 
 def _segment(path: Path, name: str) -> list[Span]:
-    data = path.read_bytes()
-    records = scan(data, int(path.name.split(".")[0])).records
+    data, first = path.read_bytes(), int(path.name.split(".")[0])
+    records = scan(data, first, boxes=JournalKeys(path.parent.parent.name, vault()).of_segment(data, first)).records
     newest = path == max(path.parent.glob("*" + sealing.PLAIN))
     kind = "newest segment" if newest else "full segment"
-    found = [Span(name, f"{kind}, header", 0, HEADER_BYTES)]
+    found = [Span(name, f"{kind}, header", 0, records[0].offset)]
     for placed in records:
         last = newest and placed.batch_offset == records[-1].batch_offset
         found.append(Span(name, f"{kind}, {'the last batch' if last else 'a record'}", placed.offset, placed.end))
@@ -152,11 +154,12 @@ def _pack(path: Path, name: str) -> list[Span]:
     size, number = path.stat().st_size, int(path.stem.removeprefix("ckpt-"))
     file = os.open(path, os.O_RDONLY)
     try:
-        groups = packs.read_index(file, number).groups
+        groups = packs.read_index(file, number, vault()).groups
         (index_at,) = struct.unpack("<Q", os.pread(file, 8, size - packs.TRAILER_BYTES))
     finally:
         os.close(file)
-    at, found = 24 + struct.unpack("<H", path.read_bytes()[10:12])[0], []
+    head = path.read_bytes()[:12]
+    at, found = 24 + int.from_bytes(head[10:12], "little") + (10 if head[8] == packs.SEALED_VERSION else 0), []
     found.append(Span(name, f"{kind}, header", 0, at))
     for group in groups:
         found.append(Span(name, f"{kind}, group head", at, group.offset))
@@ -172,7 +175,7 @@ def goes_on(root: Path, sessions: dict[str, int]) -> list[str]:
 
     async def try_all() -> list[str]:
         refused = []
-        memory = Memory(root, lambda: NOW)
+        memory = Memory(root, lambda: NOW, vault=vault())
         for session in sessions:
             try:
                 opened = await memory.open_session(session, "after")

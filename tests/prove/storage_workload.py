@@ -28,6 +28,7 @@ from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import root_of
+from tests.prove.keys import vault
 
 SESSIONS = ("alpha", "beta")
 SEGMENT_BYTES = 2500
@@ -241,7 +242,7 @@ class Runner:
             memory, self._memory = self._memory, None
             await memory.close()
         if self._memory is None:
-            self._memory = Memory(self._root, lambda: NOW)
+            self._memory = Memory(self._root, lambda: NOW, vault=vault())
         if step.kind == "open":
             self._epochs.pop(step.session, None)
         elif step.kind == "maintain":

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tests.bench.workload import Session
 from tests.rig import temporary_home
 
 FILE = "state.json"
-OURS, PROCESS, FLOOR = "selfware", "selfware process", "floor"
+OURS, PROCESS, FLOOR, ENCRYPTED = "selfware", "selfware process", "floor", "selfware encrypted"
 REPEATED_RESTORES = 3
 
 
@@ -51,38 +52,48 @@ class Run:
 class Bench:
     """Everything that takes part, over one base directory."""
 
-    def __init__(self, base: Path, size_bytes: int, with_peers: bool) -> None:
+    def __init__(self, base: Path, size_bytes: int, with_peers: bool, with_encrypted: bool) -> None:
         self.base = base
         self.file = base / FILE
         self.session = Session(size_bytes)
         self.peers: list[Tool] = tools(base, FILE) if with_peers else []
-        self.runs: dict[str, Run] = {name: Run() for name in (OURS, PROCESS, FLOOR, *(one.name for one in self.peers))}
+        self.ours = {OURS: base / "a", **({ENCRYPTED: base / "c"} if with_encrypted else {})}
+        names = (*self.ours, PROCESS, FLOOR, *(one.name for one in self.peers))
+        self.runs: dict[str, Run] = {name: Run() for name in names}
         self.chunker = Chunker()
         self.compressor = zstandard.ZstdCompressor(level=3)
 
     def run(self, steps: int) -> None:
         for peer in self.peers:
             peer.prepare()
-        with (
-            served.Checkpointd(self.base / "a") as connected,
-            served.Checkpointd(self.base / "b") as per_process,
-        ):
-            epoch = connected.open("s").epoch
+        with ExitStack() as stack:
+            enter = stack.enter_context
+            connected = {
+                name: enter(served.Checkpointd(home, is_encrypted=name == ENCRYPTED))
+                for name, home in self.ours.items()
+            }
+            per_process = enter(served.Checkpointd(self.base / "b"))
             per_process.open(save_client.SESSION)
-            with Saver(connected.bulk, "s") as saver:
+            epochs = {name: daemon.open("s").epoch for name, daemon in connected.items()}
+            with ExitStack() as until_saved:
+                savers = {
+                    name: until_saved.enter_context(Saver(daemon.bulk, "s")) for name, daemon in connected.items()
+                }
                 for step in range(steps + 1):
-                    self._step(step, saver, epoch, per_process)
+                    self._step(step, savers, epochs, per_process)
             self._restore(steps, connected, per_process)
-            self.at_once_bytes = connected.stored_bytes()
-            self.peaks = {OURS: connected.peak_bytes(), PROCESS: per_process.peak_bytes()}
-            for daemon, name in ((connected, OURS), (per_process, PROCESS)):
+            self.at_once_bytes = connected[OURS].stored_bytes()
+            self.peaks = {OURS: connected[OURS].peak_bytes(), PROCESS: per_process.peak_bytes()}
+            for name, daemon in {**connected, PROCESS: per_process}.items():
                 say(daemon.maintain())
                 self.runs[name].stored_bytes = daemon.stored_bytes()
             self._measure_start_up(per_process)
         for peer in self.peers:
             self.runs[peer.name].stored_bytes = peer.stored_bytes()
 
-    def _step(self, step: int, saver: Saver, epoch: int, per_process: served.Checkpointd) -> None:
+    def _step(
+        self, step: int, savers: dict[str, Saver], epochs: dict[str, int], per_process: served.Checkpointd
+    ) -> None:
         changed = self.session.step() if step else "first state"
         state = self.session.encode()
         copy = bytes(bytearray(state))
@@ -90,7 +101,10 @@ class Bench:
         os.sync()  # nobody's fdatasync pays for the state file
         calls = {
             FLOOR: lambda: self._floor(state, copy),
-            OURS: lambda: saver.save(epoch, pb.LEVEL_SESSION, step, state),
+            **{
+                name: lambda name=name: savers[name].save(epochs[name], pb.LEVEL_SESSION, step, state)
+                for name in savers
+            },
             PROCESS: lambda: self._client("save", per_process.bulk, self.file, 1, step),
             **{one.name: lambda one=one: one.save_step(step, self.base) for one in self.peers},
         }
@@ -100,13 +114,13 @@ class Bench:
         spent = ", ".join(f"{name} {self.runs[name].saves[-1]:.3f}" for name in names)
         say(f"step {step}: {len(state) / 2**20:.1f} MiB, {changed}; seconds: {spent}")
 
-    def _restore(self, step: int, connected: served.Checkpointd, per_process: served.Checkpointd) -> None:
+    def _restore(self, step: int, connected: dict[str, served.Checkpointd], per_process: served.Checkpointd) -> None:
         wanted = self.file.read_bytes()
-        newest = connected.latest("s")
+        newest = {name: daemon.latest("s") for name, daemon in connected.items()}
         newest_of_process = per_process.latest(save_client.SESSION)
         target = self.base / "restored"
         calls = {
-            OURS: lambda: self._get(connected, newest, target),
+            **{name: lambda name=name: self._get(connected[name], newest[name], target) for name in connected},
             PROCESS: lambda: self._client("restore", per_process.bulk, target, newest_of_process),
             **{one.name: lambda one=one: one.restore_step(step, target) for one in self.peers},
         }
@@ -175,6 +189,14 @@ class Bench:
                     process.incremental - median(process.starts), peer=family,
                     peer_value=best.incremental - median(best.starts), n=steps,
                 )  # fmt: skip
+        if sealed := self.runs.get(ENCRYPTED):
+            for metric, unit, own, plain in (
+                ("incremental_save_seconds", "s", sealed.incremental, ours.incremental),
+                ("first_save_seconds", "s", sealed.saves[0], ours.saves[0]),
+                ("restore_seconds", "s", median(sealed.restores), median(ours.restores)),
+                ("stored_bytes", "B", sealed.stored_bytes, ours.stored_bytes),
+            ):
+                line("checkpoint", f"{metric}_encrypted", unit, own, peer="not encrypted", peer_value=plain, n=steps)
         line("checkpoint", "stored_bytes_before_upkeep", "B", self.at_once_bytes, n=steps + 1)
         line("checkpoint", "peak_rss_bytes", "B", self.peaks[OURS], n=1)
         line("checkpoint", "peak_rss_bytes_process", "B", self.peaks[PROCESS], n=1)
@@ -182,10 +204,10 @@ class Bench:
         line("checkpoint", "floor_share", "ratio", floor / ours.incremental, n=steps)
 
 
-async def main(size_mb: float, steps: int, with_peers: bool) -> None:
+async def main(size_mb: float, steps: int, with_peers: bool, with_encrypted: bool) -> None:
     async with temporary_home() as base:
         begin = time.perf_counter()
-        bench = Bench(base, int(size_mb * 1e6), with_peers)
+        bench = Bench(base, int(size_mb * 1e6), with_peers, with_encrypted)
         say(f"made a session of {size_mb:g} MB in {time.perf_counter() - begin:.1f} s")
         bench.run(steps)
         bench.report()
@@ -196,5 +218,6 @@ if __name__ == "__main__":
     parser.add_argument("--size-mb", type=float, default=64, help="size of the first state")
     parser.add_argument("--steps", type=int, default=50, help="saves after the first one")
     parser.add_argument("--no-peers", action="store_true", help="only Selfware and the floor")
+    parser.add_argument("--encrypted", action="store_true", help="a third store of ours, which is encrypted")
     given = parser.parse_args()
-    asyncio.run(main(given.size_mb, max(1, given.steps), not given.no_peers))
+    asyncio.run(main(given.size_mb, max(1, given.steps), not given.no_peers, given.encrypted))

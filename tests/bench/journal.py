@@ -20,6 +20,7 @@ from pathlib import Path
 from selfware_checkpointd.group_commit import GroupCommitter
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.segment import Record, encode_record
+from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common import clients
 from selfware_common.rpc import checkpoint_pb2 as pb
 from selfware_common.rpc import checkpoint_pb2_grpc
@@ -37,6 +38,7 @@ async def latencies(base: Path, rounds: int, payload: bytes) -> None:
     """One writer: the time of one durable append."""
     times: dict[str, list[float]] = defaultdict(list)
     bare, database, journal = Bare(base / "bare", payload), Database(base / "sqlite.db"), Journal(base / "journal", "j")
+    encrypted = Journal(base / "encrypted", "j", vault=Vault([os.urandom(32)]))
     with Checkpointd(base / "daemon") as daemon:
         channel = clients.channel(daemon.socket)
         stub = checkpoint_pb2_grpc.CheckpointStub(channel)
@@ -60,6 +62,7 @@ async def latencies(base: Path, rounds: int, payload: bytes) -> None:
         ways: list[tuple[str, Callable[[int], Awaitable[None] | None]]] = [
             ("bare", bare.append),
             ("journal", lambda number: journal.append([record(number, payload)])),
+            ("encrypted", lambda number: encrypted.append([record(number, payload)])),
             ("sqlite", lambda number: database.append(number, payload)),
             ("grpc", call),
             ("stream", message),
@@ -75,7 +78,7 @@ async def latencies(base: Path, rounds: int, payload: bytes) -> None:
                 say(f"{number} rounds: " + ", ".join(f"{k} {median(v) * 1e3:.3f} ms" for k, v in times.items()))
         await stream.done_writing()
         await channel.close()
-    for open_file in (journal, database, bare):
+    for open_file in (journal, encrypted, database, bare):
         open_file.close()
     _print_latencies(times, rounds)
 
@@ -114,7 +117,7 @@ class Database:
 
 def _print_latencies(times: dict[str, list[float]], rounds: int) -> None:
     line("journal", "empty_call_seconds_grpc", "s", median(times["empty call"]), n=rounds)
-    for suffix, own in (("", "journal"), ("_grpc", "grpc"), ("_grpc_stream", "stream")):
+    for suffix, own in (("", "journal"), ("_encrypted", "encrypted"), ("_grpc", "grpc"), ("_grpc_stream", "stream")):
         metric = f"append_durable_seconds{suffix}"
         for peer, theirs in (("append+fdatasync", "bare"), ("sqlite", "sqlite")):
             mine, other = times[own], times[theirs]
@@ -130,9 +133,10 @@ async def rates_over_grpc(base: Path, count: int, seconds: float, payload: bytes
         line("journal", f"appends_per_second_{count}{suffix}", "1/s", rate, n=done)
 
 
-async def rate_in_process(base: Path, submitters: int, seconds: float, payload: bytes) -> None:
+async def rate_in_process(base: Path, submitters: int, seconds: float, payload: bytes, is_encrypted: bool) -> None:
     """Many coroutines, one journal, group commit; no wire."""
-    journal = Journal(base / "group", "bench")
+    suffix = "_encrypted" if is_encrypted else ""
+    journal = Journal(base / f"group{suffix}", "bench", vault=Vault([os.urandom(32)]) if is_encrypted else NO_VAULT)
     door = GroupCommitter(journal)
     end = time.perf_counter() + seconds
     done = 0
@@ -148,7 +152,7 @@ async def rate_in_process(base: Path, submitters: int, seconds: float, payload: 
     spent = time.perf_counter() - begin
     await door.close()
     journal.close()
-    line("journal", f"records_per_second_{submitters}", "1/s", done / spent, n=done)
+    line("journal", f"records_per_second_{submitters}{suffix}", "1/s", done / spent, n=done)
 
 
 async def main(rounds: int, seconds: float, payload_bytes: int) -> None:
@@ -156,7 +160,8 @@ async def main(rounds: int, seconds: float, payload_bytes: int) -> None:
     async with temporary_home() as base:
         await latencies(base, rounds, payload)
         await rates_over_grpc(base, 32, seconds, payload)
-        await rate_in_process(base, 64, seconds, payload)
+        for is_encrypted in (False, True):
+            await rate_in_process(base, 64, seconds, payload, is_encrypted)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,16 @@ CALL_SECONDS = 300.0
 class Checkpointd:
     """`with Checkpointd(home) as daemon`: started, waited for, ended."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, is_encrypted: bool = False) -> None:
         self.home = home
+        if is_encrypted:
+            home.mkdir(parents=True, exist_ok=True)
+            key = home / "key"
+            key.touch(0o600)
+            key.write_bytes(os.urandom(32))
+            (home / "etc").mkdir()
+            settings = f'[checkpoint.encryption]\nenabled = true\nkey_file = "{key}"\n'
+            (home / "etc/selfware.toml").write_text(settings)
         self.socket = home / "run/checkpointd/api.sock"
         self.bulk = home / "run/checkpointd" / BULK_SOCKET
 

@@ -44,6 +44,8 @@ WHY_HARMLESS = {
     "deleted checkpoint, frame start": "no checkpoint needs them, or they are stored twice",
     "checkpoint, chunks": "they are stored twice",
     "segment, header": "the file's name and the records say the same",
+    "sealed segment, header": "each key is tried, and its pieces say where they belong",
+    "sealed segment beside the plain one, header": "the plain one is taken",
     "sealed segment beside the plain one": "the plain one is taken",
     "sealed segment beside the plain one, frame start": "the plain one is taken",
     "frame start": "a bit that zstd does not use",

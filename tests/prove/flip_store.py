@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from selfware_checkpointd import packs, sealing
+from selfware_checkpointd import packs, sealed_segment, sealing
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.manifest import Level
@@ -126,10 +126,11 @@ def spans(root: Path) -> list[Span]:
         elif path.name.endswith(sealing.COMPRESSED):
             doubled = path.with_name(path.name.removesuffix(".zst")).exists()
             kind = "sealed segment" + (" beside the plain one" if doubled else "")
-            found += [
-                Span(name, f"{kind}, frame start", 0, FRAME_START_BYTES),
-                Span(name, kind, FRAME_START_BYTES, size),
-            ]
+            is_encrypted = sealed_segment.is_encrypted(path.read_bytes())
+            start, begin = (
+                ("header", sealed_segment.HEADER_BYTES) if is_encrypted else ("frame start", FRAME_START_BYTES)
+            )
+            found += [Span(name, f"{kind}, {start}", 0, begin), Span(name, kind, begin, size)]
         elif path.name.endswith(sealing.PLAIN):
             found += _segment(path, name)
         else:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import re
 import shutil
+import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from zlib import crc32
@@ -17,12 +19,12 @@ import zstandard
 from blake3 import blake3
 
 from selfware_checkpointd import sealed_segment
-from selfware_checkpointd.errors import CheckpointCorruptError, JournalCorruptError, KeyMissingError
+from selfware_checkpointd.errors import JournalCorruptError, KeyMissingError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
-from selfware_checkpointd.packs import SEALED_GROUP_MARK
+from selfware_checkpointd.packs import box_name, raw_of, read_index
 from selfware_checkpointd.segment import SEALED_HEADER_BYTES, Record
 from selfware_checkpointd.spool import Spool
 from selfware_checkpointd.store import Store
@@ -259,36 +261,52 @@ def test_chunks_of_deleted_checkpoints_are_encrypted_again_as_well(tmp_path: Pat
         Store(tmp_path)
 
 
-def test_groups_that_change_places_are_not_believed(tmp_path: Path) -> None:
-    """The same key, whole frames, right checksums: only their place is another one."""
-    store = Store(tmp_path, vault=Vault([KEY]))
-    save(store, 1, state(1, 300_000))
-    save(store, 2, state(2, 300_000))
+def test_a_group_opens_in_its_own_place_only(tmp_path: Path) -> None:
+    vault = Vault([KEY])
+    store = Store(tmp_path, vault=vault)
+    save(store, 1, state(1, 600_000))
     store.close()
-    one, two = (tmp_path / f"ckpt-0000000{number}.pack" for number in (1, 2))
-    mine, other = bytearray(one.read_bytes()), two.read_bytes()
-    here, there = (data.index(SEALED_GROUP_MARK) for data in (mine, other))
-    assert here == there
-    length = 40_000
-    mine[here : here + length] = other[there : there + length]
-    one.write_bytes(mine)
-    again = Store(tmp_path, vault=Vault([KEY]))
-    with pytest.raises(CheckpointCorruptError):
-        again.load("ckpt-00000001")
-    assert again.load("ckpt-00000002")[1] == state(2, 300_000)
+    file = os.open(tmp_path / "ckpt-00000001.pack", os.O_RDONLY)
+    group, later = read_index(file, 1, vault).groups[:2]
+    stored = os.pread(file, group.stored_bytes, group.offset)
+    os.close(file)
+    assert raw_of(group, stored) is not None
+    assert raw_of(replace(group, first=later.first), stored) is None
+    assert raw_of(replace(group, box=vault.sealing(box_name(2))), stored) is None
+    assert raw_of(replace(group, box=Vault([OTHER_KEY]).sealing(box_name(1))), stored) is None
 
 
-def test_a_whole_pack_under_another_number_is_not_believed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_pack_under_another_name_or_number_is_not_believed(tmp_path: Path, number: int) -> None:
+    """With everything about it right that can be made right without the key."""
     store = Store(tmp_path, vault=Vault([KEY]))
     save(store, 1, state(1, 50_000))
     save(store, 2, state(2, 50_000))
     store.close()
     other = bytearray((tmp_path / "ckpt-00000002.pack").read_bytes())
-    other[12] = 1
+    if number == 1:
+        other[12] = 1
+    else:
+        other[24:29] = b"gamma"
     other[20:24] = crc32(bytes(other[24:39]), crc32(bytes(other[:20]))).to_bytes(4, "little")
-    (tmp_path / "ckpt-00000001.pack").write_bytes(other)
+    (index_at,) = struct.unpack("<Q", other[-60:-52])
+    other[-40:-8] = blake3(bytes(other[:39] + other[index_at:-40])).digest()
+    (tmp_path / f"ckpt-0000000{number}.pack").write_bytes(other)
     again = Store(tmp_path, vault=Vault([KEY]))
-    assert [verdict.checkpoint_id for verdict in again.unreadable()] == ["ckpt-00000001"]
+    verdicts = again.unreadable()
+    assert [verdict.checkpoint_id for verdict in verdicts] == [f"ckpt-0000000{number}"]
+    assert "its hash" not in verdicts[0].problem
+
+
+def test_the_journal_of_another_session_is_not_believed(tmp_path: Path) -> None:
+    for session in ("mine", "other"):
+        journal = Journal(tmp_path / session, session, vault=Vault([KEY]))
+        journal.append([event(1, session.encode())])
+        journal.close()
+    shutil.copytree(tmp_path / "other", tmp_path / "mine", dirs_exist_ok=True)
+    opened = Journal(tmp_path / "mine", "mine", vault=Vault([KEY]))
+    assert opened.damage is not None and not opened.opened
+    assert list(opened.read()) == []
 
 
 def test_a_record_that_stands_in_another_place_is_not_believed(tmp_path: Path) -> None:
@@ -341,6 +359,32 @@ def test_a_damaged_piece_of_a_sealed_segment_takes_only_its_own_events(tmp_path:
         list(journal.read())
     assert 20 < int(str(refused.value.fields["last_good"])) < 30
     assert len(list(journal.read(60))) == 41
+
+
+def test_a_sealed_segment_with_a_damaged_header_gives_everything(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", 300_000, vault=Vault([KEY]))
+    for sequence in range(1, 62):
+        journal.append([event(sequence, state(sequence, 10_000))])
+    assert journal.seal() == 2
+    for offset in (0, 12, 21, 26, 33):
+        flip(tmp_path / "00000000000000000001.wal.zst", offset)
+        reader = Journal(tmp_path, "s", vault=Vault([OTHER_KEY, KEY]))
+        assert [one.sequence for one in reader.read()] == list(range(1, 62))
+        reader.close()
+        flip(tmp_path / "00000000000000000001.wal.zst", offset)
+
+
+def test_what_is_sealed_after_encryption_was_switched_off_stays_encrypted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", 2_000, vault=Vault([KEY]))
+    for sequence in range(1, 9):
+        journal.append([event(sequence, SECRET * 50)])
+    journal.close()
+    off = Journal(tmp_path, "s", 2_000, vault=Vault([KEY], seals=False))
+    off.append([event(9, b"plain")])
+    assert off.seal() == 4
+    assert b"plain" in on_disk(tmp_path)
+    assert SECRET not in on_disk(tmp_path) and b"\x28\xb5\x2f\xfd" not in on_disk(tmp_path)
+    assert [one.sequence for one in off.read()] == list(range(1, 10))
 
 
 def test_a_crash_between_sealing_and_removing_leaves_nothing_plain(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from selfware_agent.errors import CheckpointRefusedError, NotQuietError
 from selfware_agent.shorten import shorten
 from selfware_agent.state import Proposal, Task
 from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc
 
 MAX_OUTPUT_CHARS = 24_000
+CAPTURE_SECONDS = 600.0
 REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -59,6 +61,27 @@ class Hands:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = oversight_pb2_grpc.OversightStub(channel)
         self.session_id = ""  # set once the session is known
+
+    async def capture(
+        self, epoch: int, checkpoint_id: str, workspaces: list[str], open_effects: list[str], label: str
+    ) -> oversight_pb2.CaptureReply:
+        """A system checkpoint: these directories with the state of that checkpoint. Raises NotQuietError,
+        CheckpointRefusedError."""
+        request = oversight_pb2.CaptureRequest(
+            session_id=self.session_id,
+            epoch=epoch,
+            checkpoint_id=checkpoint_id,
+            workspaces=workspaces,
+            open_effects=open_effects,
+            label=label,
+        )
+        try:
+            return await self._stub.Capture(request, timeout=CAPTURE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            why = error.details() or str(error.code())
+            if error.code() is grpc.StatusCode.ABORTED:
+                raise NotQuietError(reason=why) from error
+            raise CheckpointRefusedError(checkpoint_id=f"{checkpoint_id} with its files", reason=why) from error
 
     async def perform(self, task: Task, proposal: Proposal, on_waiting: Callable[[Waiting], None]) -> Outcome:
         """Wait for the outcome, for ever if need be; cancelling stops the wait, not the action."""

@@ -164,6 +164,7 @@ class Session:
 
     tasks: dict[str, Task] = field(default_factory=dict)
     sequence: int = 0
+    branch: str = ""  # part of every new id, so that work that was undone and work in its place have different ids
 
     def encode(self) -> bytes:
         """Canonical JSON; decode() gives an equal session."""
@@ -181,7 +182,7 @@ def decode(data: bytes) -> Session:
     """The inverse of Session.encode; raises ValueError, KeyError or TypeError on foreign bytes."""
     plain = orjson.loads(data)
     tasks = {name: _task(value) for name, value in plain["tasks"].items()}
-    return Session(tasks=tasks, sequence=plain["sequence"])
+    return Session(tasks=tasks, sequence=plain["sequence"], branch=plain.get("branch", ""))
 
 
 def remember(turns: tuple[Turn, ...], *new: Turn) -> tuple[Turn, ...]:

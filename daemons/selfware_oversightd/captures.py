@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from selfware_common import log
 from selfware_common.paths import Paths
@@ -99,7 +100,7 @@ class Captures:
             writer.finish()
             self._record(wish, found)
             saved = await spool.save(wish.session_id, wish.epoch, base.sequence, wish.label)
-        notes = tuple(note for tree in found if (note := tree.note()))
+        notes = tuple(_notes(wish, found))
         self._name(saved, base, found)
         for note in notes:
             LOG.warning("%s lacks something of %s", saved.checkpoint_id, note, extra=_fields(saved))
@@ -108,6 +109,8 @@ class Captures:
     async def _read_trees(self, wish: Wish, spool: Spool, writer: SectionWriter) -> list[Tree]:
         found = []
         for workspace in dict.fromkeys(wish.workspaces):
+            if not Path(workspace).is_dir():
+                continue
             left = self._most_bytes() - spool.file.tell()
             tree = await self._keepers.capture(workspace, spool, max(0, left))
             section = writer.end(WORKSPACE, workspace)
@@ -150,6 +153,12 @@ class Captures:
                 trees={tree.workspace: tree.stream_hash for tree in found},
             )
         LOG.info("saved %d workspaces in %s", len(found), saved.checkpoint_id, extra=_fields(saved))
+
+
+def _notes(wish: Wish, found: Sequence[Tree]) -> Iterator[str]:
+    for workspace in sorted(set(wish.workspaces) - {tree.workspace for tree in found}):
+        yield f"{workspace}: there is no such directory"
+    yield from (note for tree in found if (note := tree.note()))
 
 
 def _require_state(base: Checkpoint, wish: Wish) -> None:

@@ -20,6 +20,7 @@ import select
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -141,15 +142,16 @@ def _restore(message: dict[str, Any], workspace: str, file: int) -> dict[str, An
         tree.check_contents()
         plan = plan_restore(stream, Path(workspace))
         _require_room(tree, plan, workspace)
-        told: dict[str, Any] = {
-            name: {"count": len(paths), "paths": [printable(path)[-MOST_CHARACTERS:] for path in paths[:MOST_PATHS]]}
-            for name, paths in (("created", plan.created), ("changed", plan.changed), ("deleted", plan.deleted))
-        }
+        paths = {"created": plan.created, "changed": plan.changed, "deleted": plan.deleted}
+        counts = {name: len(found) for name, found in paths.items()}
         if not message["dry_run"]:
             done = restore_tree(stream, Path(workspace))
-            for name in ("created", "changed", "deleted"):
-                told[name]["count"] = getattr(done, name)
-    return told
+            counts = {"created": done.created, "changed": done.changed, "deleted": done.deleted}
+    return {**counts, "paths": {name: _shown(found) for name, found in paths.items()}}
+
+
+def _shown(paths: Sequence[bytes]) -> list[str]:
+    return [printable(path)[-MOST_CHARACTERS:] for path in paths[:MOST_PATHS]]
 
 
 def _require_room(tree: Tree, plan: Plan, workspace: str) -> None:

@@ -148,14 +148,15 @@ def test_a_restore_makes_the_workspace_what_it_was(whole: Whole) -> None:
     assert status == 200, told
     assert tree_digest(whole.workspace) != before, "a dry run changes nothing"
     (planned,) = told["workspaces"]
-    assert planned["deleted"] == {"count": 1, "paths": ["new"]}
-    assert {"secret", "pipe"} <= set(planned["created"]["paths"])
-    assert {"big", "src/program", "link", "shut"} <= set(planned["changed"]["paths"])
+    assert (planned["deleted"], planned["paths"]["deleted"]) == (1, ["new"])
+    assert {"secret", "pipe"} <= set(planned["paths"]["created"])
+    assert {"big", "src/program", "link", "shut"} <= set(planned["paths"]["changed"])
+    assert planned["created"] == len(planned["paths"]["created"])
     status, told = whole.restore(captured.checkpoint_id)
     assert status == 200, told
     assert tree_digest(whole.workspace) == before
     assert (told["checkpoint_id"], told["session_id"], told["dry_run"]) == (captured.checkpoint_id, "s", False)
-    assert whole.restore(captured.checkpoint_id)[1]["workspaces"][0]["changed"]["count"] == 0, "again changes nothing"
+    assert whole.restore(captured.checkpoint_id)[1]["workspaces"][0]["changed"] == 0, "again changes nothing"
     assert tree_digest(whole.workspace) == before
     assert [row["uid"] for row in whole.audit("restored")] == [os.getuid()] * 2
     assert whole.audit("captured")[0]["checkpoint_id"] == captured.checkpoint_id
@@ -490,7 +491,6 @@ def test_a_fork_goes_into_another_directory_and_leaves_the_session_alone(whole: 
     captured = whole.capture()
     wreck(whole.workspace)
     wrecked = tree_digest(whole.workspace)
-    whole.pause()
     fork = whole.home / "fork"
     where = {str(whole.workspace): str(fork)}
     assert whole.restore(captured.checkpoint_id, into=where)[0] == 400, "it must be there already"
@@ -501,6 +501,31 @@ def test_a_fork_goes_into_another_directory_and_leaves_the_session_alone(whole: 
     status, told = whole.restore(captured.checkpoint_id, into=where)
     assert (status, told["undone"]) == (200, [])
     assert (tree_digest(fork), tree_digest(whole.workspace)) == (before, wrecked)
+    assert told["workspaces"][0]["into"] == str(fork)
+
+
+def test_a_fork_into_a_workspace_needs_a_pause_like_any_restore(whole: Whole) -> None:
+    captured, other = whole.capture(), whole.home / "other"
+    other.mkdir()
+    (other / "file").write_text("of another session\n")
+    assert whole.stack.post("/goals", goal_id="second", workspace=str(other), check=["true"])[0] == 201
+    inside = other / "inside"
+    inside.mkdir()
+    for target in (other, inside):
+        status, told = whole.restore(captured.checkpoint_id, into={str(whole.workspace): str(target)})
+        assert (status, "may begin at any time" in told["error"]["sentence"]) == (409, True)
+    assert (other / "file").exists()
+
+
+def test_a_workspace_that_is_no_more_does_not_keep_the_others_from_being_saved(whole: Whole) -> None:
+    other = whole.home / "other"
+    other.mkdir()
+    assert whole.stack.post("/goals", goal_id="second", workspace=str(other), check=["true"])[0] == 201
+    other.rmdir()
+    captured = whole.capture(workspaces=[str(other), str(whole.workspace)])
+    assert list(captured.notes) == [f"{other}: there is no such directory"]
+    whole.pause()
+    assert whole.restore(captured.checkpoint_id)[0] == 200
 
 
 def test_all_trees_are_looked_at_before_the_first_is_written(whole: Whole) -> None:

@@ -89,9 +89,9 @@ class Restores:
     async def restore(self, checkpoint_id: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool) -> Restored:
         """Make the workspaces, or the directories that ``into`` names for them, equal to the checkpoint; durable.
 
-        NotPausedError unless everything stands still (no matter for a dry run, or where nobody works); ForeignTreeError,
-        InvalidRequestError, SystemStateError and what reading the checkpoint raises change nothing; TreeRestoreError,
-        DiskFullError and KeeperGoneError may come half-way: repeat it.
+        NotPausedError unless everything stands still (a dry run needs no rest, nor does a place where nobody works);
+        ForeignTreeError, InvalidRequestError, SystemStateError and what reading the checkpoint raises change nothing;
+        TreeRestoreError, DiskFullError and KeeperGoneError may come half-way: repeat it.
         """
         if not dry_run and not into:
             self._require_still(checkpoint_id)

@@ -65,7 +65,8 @@ def main() -> int:
 
 def keep(connection: socket.socket, message: dict[str, Any], file: int) -> None:
     """Do what the message asks and answer it."""
-    threading.Thread(target=_end_when_left, args=(connection,), daemon=True).start()
+    done = threading.Event()
+    threading.Thread(target=_end_when_left, args=(connection, done), daemon=True).start()
     os.umask(0)  # each entry has the mode that was saved
     call = {"capture": _capture, "restore": _restore}[message["tree"]]
     told: dict[str, Any]
@@ -79,15 +80,16 @@ def keep(connection: socket.socket, message: dict[str, Any], file: int) -> None:
     except OSError as error:
         problem = f"workspace {message['workspace']} cannot be worked in: {error.strerror or error}"
         told = {"error": REFUSED, "fields": {"problem": problem}}
+    done.set()
     data = json.dumps(told).encode("ascii")
     connection.sendall(HEADER.pack(len(data)) + data)
 
 
-def _end_when_left(connection: socket.socket) -> None:
+def _end_when_left(connection: socket.socket, done: threading.Event) -> None:
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     poll.poll()
-    os._exit(1)
+    os._exit(0 if done.is_set() else 1)
 
 
 def _capture(message: dict[str, Any], workspace: str, file: int) -> dict[str, Any]:

@@ -175,13 +175,16 @@ class Memory:
             self.session = session
             return session
 
-    async def checkpoint(self, level: checkpoint_pb2.Level.ValueType, label: str) -> Checkpoint | None:
-        """Save the folded state; None when checkpointd cannot take it now (the journal has everything anyway)."""
+    async def checkpoint(
+        self, level: checkpoint_pb2.Level.ValueType, label: str, streams: Mapping[str, Any] | None = None
+    ) -> Checkpoint | None:
+        """Save the folded state (with what is being written, see Session.encode); None when checkpointd cannot take it
+        now: the journal has everything anyway."""
         async with self._lock:
             session = self.session
         if session.sequence == 0:
             return None
-        data = session.encode()
+        data = session.encode(streams)
         try:
             async with self._saving:
                 # The session's name may come later than we do.

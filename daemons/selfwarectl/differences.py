@@ -59,6 +59,16 @@ def session_in(file: BinaryIO, checkpoint_id: str) -> dict[str, Any]:
         raise reach.FailedError(reason=f"{checkpoint_id} does not hold the state of Selfware's own agent.") from None
 
 
+def streams_in(file: BinaryIO) -> dict[str, dict[str, Any]]:
+    """Replies that were being written, by request: {"tokens", "text"}; none in the states of other programs."""
+    file.seek(0)
+    try:
+        found = json.loads(file.read()).get("streams", {})
+        return {str(name): {"tokens": int(one["tokens"]), "text": str(one["text"])} for name, one in found.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}
+
+
 def sections_in(file: BinaryIO, checkpoint_id: str) -> list[Section]:
     """Its workspaces; none if it was saved without files."""
     size = file.seek(0, io.SEEK_END)

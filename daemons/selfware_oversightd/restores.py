@@ -89,11 +89,12 @@ class Restores:
     async def restore(self, checkpoint_id: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool) -> Restored:
         """Make the workspaces, or the directories that ``into`` names for them, equal to the checkpoint; durable.
 
-        NotPausedError unless everything stands still (a dry run may look at any time); ForeignTreeError,
+        NotPausedError unless everything stands still (a dry run may look at any time, and where no goal works nothing
+        can be disturbed); ForeignTreeError,
         InvalidRequestError, SystemStateError and what reading the checkpoint raises change nothing; TreeRestoreError,
         DiskFullError and KeeperGoneError may come half-way: repeat it.
         """
-        if not dry_run:
+        if not dry_run and not into:
             self._require_still(checkpoint_id)
         task = asyncio.get_running_loop().create_task(self._restore(checkpoint_id, into, peer, dry_run=dry_run))
         self._tasks.add(task)
@@ -114,7 +115,8 @@ class Restores:
                 looked = [await self._take(spool, step, dry_run=True) for step in steps]
                 return Restored(checkpoint, True, looked, self._waiting_ids(checkpoint) if not into else [])
             with self._effects.holds.on([step.directory for step in steps]):
-                self._require_still(checkpoint.checkpoint_id)
+                if self._is_at_work(steps):
+                    self._require_still(checkpoint.checkpoint_id)
                 for step in steps:
                     await self._take(spool, step, dry_run=True)
                 self._note("restoring", checkpoint, steps, peer)
@@ -125,6 +127,11 @@ class Restores:
     async def _take(self, spool: Spool, step: Step, *, dry_run: bool) -> dict[str, Any]:
         told = await self._keepers.restore(step.directory, spool, step.section, step.stream_hash, dry_run=dry_run)
         return {"workspace": step.section.name, "directory": step.directory, **told}
+
+    def _is_at_work(self, steps: Sequence[Step]) -> bool:
+        """Whether some goal may have actions there; into new directories (a fork) one may restore at any time."""
+        goals = [goal.workspace for goal in self._ledger.goals()]
+        return any(overlap(step.directory, goals) for step in steps)
 
     def _require_still(self, checkpoint_id: str) -> None:
         if not self._ledger.control().paused:

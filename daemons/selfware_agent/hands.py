@@ -80,10 +80,10 @@ class Hands:
         try:
             return await self._stub.Capture(request, timeout=CAPTURE_SECONDS)
         except grpc.aio.AioRpcError as error:
-            why = error.details() or str(error.code())
+            why = (error.details() or str(error.code())).rstrip(".")
             if error.code() is grpc.StatusCode.ABORTED:
                 raise NotQuietError(reason=why) from error
-            raise CheckpointRefusedError(checkpoint_id=f"{checkpoint_id} with its files", reason=why) from error
+            raise CheckpointRefusedError(checkpoint_id=f"{checkpoint_id} with its files", reason=f"{why}.") from error
 
     async def perform(self, task: Task, proposal: Proposal, on_waiting: Callable[[Waiting], None]) -> Outcome:
         """Wait for the outcome, for ever if need be; cancelling stops the wait, not the action."""

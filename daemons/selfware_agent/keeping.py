@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfware_agent.checkpoint_schedule import NEVER, Facts, Level, Rules, Schedule
-from selfware_agent.errors import CheckpointRefusedError, NotQuietError
+from selfware_agent.errors import NothingToSaveError, NotQuietError, NotSavedError
 from selfware_agent.foreman import Foreman
 from selfware_agent.hands import Hands
 from selfware_agent.mind import Mind, Partial
@@ -108,7 +108,7 @@ class Keeper:
             await self._save(level, "at stop")
 
     async def save_now(self, level: Level, label: str) -> Saved:
-        """Because a person asks. Raises NotQuietError, CheckpointRefusedError."""
+        """Because a person asks. Raises NotQuietError, NothingToSaveError, NotSavedError, CheckpointRefusedError."""
         if level is Level.SYSTEM:
             return await self._save_system(label, PERSON_QUIET_SECONDS)
         return await self._save_session(label)
@@ -136,8 +136,9 @@ class Keeper:
         facts, began = self.facts(), time.monotonic()
         info = await self._memory.checkpoint(checkpoint_pb2.LEVEL_SESSION, label)
         if info is None:
-            reason = self._memory.unsaved or "nothing has happened yet that could be saved."
-            raise CheckpointRefusedError(checkpoint_id=f"of session {self._memory.session_id}", reason=reason)
+            if not self._memory.session.sequence:
+                raise NothingToSaveError(session_id=self._memory.session_id)
+            raise NotSavedError(session_id=self._memory.session_id, reason=self._memory.unsaved)
         self._schedule = self._schedule.saved(Level.SESSION, began, time.monotonic(), facts)
         return Saved(info.checkpoint_id, info.sequence, info.state_bytes, info.stored_bytes)
 

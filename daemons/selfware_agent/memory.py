@@ -163,7 +163,10 @@ class Memory:
                 return saver.save(opened.epoch, int(checkpoint_pb2.LEVEL_SESSION), session.sequence, data, label)
 
         try:
-            return session, await asyncio.to_thread(save)
+            made = await asyncio.to_thread(save)
+            request = checkpoint_pb2.CloseSessionRequest(session_id=session_id, epoch=opened.epoch)
+            await self._stub.CloseSession(request, timeout=CALL_SECONDS)
+            return session, made
         except SavingError as error:
             raise CheckpointRefusedError(checkpoint_id=info.checkpoint_id, reason=str(error)) from error
 

@@ -242,7 +242,7 @@ def _being_written(one: checkpoint_pb2.CheckpointInfo) -> dict[str, dict[str, An
 def described(one: checkpoint_pb2.CheckpointInfo) -> str:
     """In a few words."""
     made, level = output.local_time(one.created_unix_nanos), output.plain(one)["level"]
-    label = f", {one.label}" if one.label else ""
+    label = f", {one.label}" if one.label not in ("", f"event {one.sequence}") else ""
     return f"{one.checkpoint_id} ({level} of {one.session_id}, {made}, event {one.sequence}{label})"
 
 

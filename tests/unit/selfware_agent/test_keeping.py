@@ -13,7 +13,7 @@ import pytest
 
 from selfware_agent import state
 from selfware_agent.checkpoint_schedule import Level, Schedule
-from selfware_agent.errors import CheckpointRefusedError, NotQuietError
+from selfware_agent.errors import CheckpointRefusedError, NothingToSaveError, NotQuietError, NotSavedError
 from selfware_agent.keeping import AGAIN_SECONDS, Keeper, open_effects, workspaces_of
 from selfware_agent.mind import Partial
 from selfware_agent.watch import Watch
@@ -132,8 +132,14 @@ def test_a_person_gets_the_checkpoint_or_the_reason_why_not() -> None:
         one = keeper(Store())
         made = await one.save_now(Level.SYSTEM, "before I try something")
         assert (made.checkpoint_id, made.sequence, made.notes) == ("ckpt-9", 500, ("left out a socket",))
-        with pytest.raises(CheckpointRefusedError, match="nothing has happened"):
-            await keeper(Store(failures=1)).save_now(Level.SESSION, "now")
+        with pytest.raises(NotSavedError, match="checkpointd is away"):
+            store = Store(failures=1)
+            store.unsaved = "checkpointd is away"
+            await keeper(store).save_now(Level.SESSION, "now")
+        store = Store(failures=1)
+        store.session = state.Session()
+        with pytest.raises(NothingToSaveError):
+            await keeper(store).save_now(Level.SYSTEM, "now")
 
     asyncio.run(scenario())
 

@@ -132,10 +132,8 @@ def _files(before: BinaryIO, after: BinaryIO, before_id: str, after_id: str) -> 
     new = {one.name: one for one in sections_in(after, after_id) if one.kind == WORKSPACE}
     without = [name for name, has in ((before_id, old), (after_id, new)) if not has]
     if without:
-        return (
-            {},
-            f"no files are compared: {' and '.join(without)} {'hold' if len(without) > 1 else 'holds'} none (only level 'system' does)",
-        )
+        holds = "holds" if len(without) == 1 else "hold"
+        return {}, f"no files are compared: {' and '.join(without)} {holds} none (only level 'system' does)"
     both = sorted(old.keys() & new.keys())
     only = sorted(old.keys() ^ new.keys())
     note = f"only one of them has {', '.join(only)}" if only else ""

@@ -113,9 +113,8 @@ class Restores:
             if dry_run:
                 looked = [await self._take(spool, step, dry_run=True) for step in steps]
                 return Restored(checkpoint, True, looked, self._waiting_ids(checkpoint) if not into else [])
-            directories = [step.directory for step in steps]
-            with self._effects.holds.on(directories):
-                if not into or any(overlap(goal.workspace, directories) for goal in self._ledger.goals()):
+            with self._effects.holds.on([step.directory for step in steps]):
+                if self._is_at_work(steps):
                     self._require_still(checkpoint.checkpoint_id)
                 for step in steps:
                     await self._take(spool, step, dry_run=True)
@@ -126,8 +125,12 @@ class Restores:
 
     async def _take(self, spool: Spool, step: Step, *, dry_run: bool) -> dict[str, Any]:
         told = await self._keepers.restore(step.directory, spool, step.section, step.stream_hash, dry_run=dry_run)
-        into = step.directory if step.directory != step.section.name else ""
-        return {"workspace": step.section.name, "into": into, **told}
+        return {"workspace": step.section.name, "directory": step.directory, **told}
+
+    def _is_at_work(self, steps: Sequence[Step]) -> bool:
+        """Whether some goal may have actions there; into new directories (a fork) one may restore at any time."""
+        goals = [goal.workspace for goal in self._ledger.goals()]
+        return any(overlap(step.directory, goals) for step in steps)
 
     def _require_still(self, checkpoint_id: str) -> None:
         if not self._ledger.control().paused:

@@ -149,7 +149,7 @@ def _restore(message: dict[str, Any], workspace: str, file: int) -> dict[str, An
         if not message["dry_run"]:
             done = restore_tree(stream, Path(workspace))
             counts = {"created": done.created, "changed": done.changed, "deleted": done.deleted}
-    return {**counts, "paths": {name: _shown(found) for name, found in paths.items()}}
+    return {name: {"count": counts[name], "paths": _shown(found)} for name, found in paths.items()}
 
 
 def _shown(paths: Sequence[bytes]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from selfware_common.rpc import agent_pb2, checkpoint_pb2, checkpoint_pb2_grpc
 
 LONG_SECONDS = 600.0
+SHOWN_CHARS = 2000
 
 
 @click.group()
@@ -67,8 +68,9 @@ def show(checkpoint_id: str) -> int:
     """
     one = find(checkpoint_id)
     verdict = _verify(one.checkpoint_id)[0]
+    writing = _being_written(one) if verdict.intact else {}
     if output.wants_json():
-        output.emit({**output.plain(one), "intact": verdict.intact, "problem": verdict.problem})
+        output.emit({**output.plain(one), "intact": verdict.intact, "problem": verdict.problem, "streams": writing})
     else:
         output.pairs(
             {
@@ -84,6 +86,9 @@ def show(checkpoint_id: str) -> int:
                 "intact": "yes" if verdict.intact else f"no: {verdict.problem}",
             }
         )
+        for request, stream in writing.items():
+            output.say(f"the model was writing the answer to {request}, {stream['tokens']} tokens so far:")
+            output.block(stream["text"][-SHOWN_CHARS:])
     return 0 if verdict.intact else 1
 
 
@@ -224,10 +229,20 @@ def _verify(checkpoint_id: str) -> list[checkpoint_pb2.Verdict]:
         return list(stub.Verify(request, timeout=LONG_SECONDS).verdicts)
 
 
+def _being_written(one: checkpoint_pb2.CheckpointInfo) -> dict[str, dict[str, Any]]:
+    """Of a micro checkpoint: what the model had written of replies under way, by request."""
+    if output.plain(one)["level"] != "micro":
+        return {}
+    from selfwarectl import differences
+
+    with differences.opened(one.checkpoint_id) as file:
+        return differences.streams_in(file)
+
+
 def described(one: checkpoint_pb2.CheckpointInfo) -> str:
     """In a few words."""
     made, level = output.local_time(one.created_unix_nanos), output.plain(one)["level"]
-    label = f", {one.label}" if one.label else ""
+    label = f", {one.label}" if one.label not in ("", f"event {one.sequence}") else ""
     return f"{one.checkpoint_id} ({level} of {one.session_id}, {made}, event {one.sequence}{label})"
 
 

@@ -148,15 +148,14 @@ def test_a_restore_makes_the_workspace_what_it_was(whole: Whole) -> None:
     assert status == 200, told
     assert tree_digest(whole.workspace) != before, "a dry run changes nothing"
     (planned,) = told["workspaces"]
-    assert (planned["deleted"], planned["paths"]["deleted"]) == (1, ["new"])
-    assert {"secret", "pipe"} <= set(planned["paths"]["created"])
-    assert {"big", "src/program", "link", "shut"} <= set(planned["paths"]["changed"])
-    assert planned["created"] == len(planned["paths"]["created"])
+    assert planned["deleted"] == {"count": 1, "paths": ["new"]}
+    assert {"secret", "pipe"} <= set(planned["created"]["paths"])
+    assert {"big", "src/program", "link", "shut"} <= set(planned["changed"]["paths"])
     status, told = whole.restore(captured.checkpoint_id)
     assert status == 200, told
     assert tree_digest(whole.workspace) == before
     assert (told["checkpoint_id"], told["session_id"], told["dry_run"]) == (captured.checkpoint_id, "s", False)
-    assert whole.restore(captured.checkpoint_id)[1]["workspaces"][0]["changed"] == 0, "again changes nothing"
+    assert whole.restore(captured.checkpoint_id)[1]["workspaces"][0]["changed"]["count"] == 0, "again changes nothing"
     assert tree_digest(whole.workspace) == before
     assert [row["uid"] for row in whole.audit("restored")] == [os.getuid()] * 2
     assert whole.audit("captured")[0]["checkpoint_id"] == captured.checkpoint_id
@@ -501,7 +500,7 @@ def test_a_fork_goes_into_another_directory_and_leaves_the_session_alone(whole: 
     status, told = whole.restore(captured.checkpoint_id, into=where)
     assert (status, told["undone"]) == (200, [])
     assert (tree_digest(fork), tree_digest(whole.workspace)) == (before, wrecked)
-    assert told["workspaces"][0]["into"] == str(fork)
+    assert told["workspaces"][0]["directory"] == str(fork)
 
 
 def test_a_fork_into_a_workspace_needs_a_pause_like_any_restore(whole: Whole) -> None:

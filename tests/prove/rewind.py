@@ -5,11 +5,13 @@ that become directories and back, commits, packed objects, binary files, names t
 tree, captured incrementally, and the conversation go into a checkpoint store. The store is opened anew, and the
 workspace is taken to random steps in random order; every other time a restore is first killed half-way. Each time
 the tree, times included, and the conversation must be what they were. The trees are compared by their own reading,
-which shares no code with what is proved; git itself must find the repository whole.
+which shares no code with what is proved; git itself must find the repository whole. Then the same with the whole
+product (rewind_agent).
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -285,5 +287,8 @@ def look(root: Path) -> bytes:
 
 
 if __name__ == "__main__":
+    from tests.prove import rewind_agent  # it needs us
+
     given = arguments("rewind", rounds=200)
-    sys.exit(report(prove(given.rounds, given.seed)))
+    library = report(prove(given.rounds, given.seed))
+    sys.exit(library or report(asyncio.run(rewind_agent.prove(given.rounds, given.seed))))

@@ -91,8 +91,11 @@ def test_what_it_writes_is_what_it_restores(asked: Asked, workspace: Path) -> No
     another.file = asked.file
     told = another.ask(**restore(workspace, asked.file, captured))
     assert tree_digest(workspace) == before
-    paths = {"created": ["file"], "changed": [], "deleted": ["new\\x1b"]}
-    assert told == {"created": 1, "changed": 0, "deleted": 1, "paths": paths}
+    assert told == {
+        "created": {"count": 1, "paths": ["file"]},
+        "changed": {"count": 0, "paths": []},
+        "deleted": {"count": 1, "paths": ["new\\x1b"]},
+    }
     another.connection.close()
     assert another.process.wait(10) == 0
 

@@ -2,7 +2,7 @@
 
 Refused while an action runs in one of them, or when one that the state knows as open has begun: then files and
 conversation would tell different stories. While the trees are read nothing begins there (holding). Every tree is in the
-ledger before its checkpoint exists (trees). Owns the tasks that capture; hanging up cancels none of them.
+ledger before its checkpoint exists (trees). Hanging up cancels nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from selfware_common.state.sections import SESSION, WORKSPACE, SectionWriter
 from selfware_oversightd import spool as spools
 from selfware_oversightd import trees
 from selfware_oversightd.effects import Effects
+from selfware_oversightd.errands import Errands
 from selfware_oversightd.errors import NotStateError, WorkspaceBusyError, WorkspaceUnknownError
 from selfware_oversightd.holding import overlap
 from selfware_oversightd.keepers import Keepers, Tree
@@ -71,21 +72,16 @@ class Captures:
         self._where = where
         self._most_bytes = most_bytes
         self._clock = clock
-        self._tasks: set[asyncio.Task[Captured]] = set()
+        self._errands: Errands[Captured] = Errands()
 
     async def capture(self, wish: Wish) -> Captured:
         """The system checkpoint, durable. WorkspaceBusyError: save the state again, and ask again."""
         self._check(wish)
-        task = asyncio.get_running_loop().create_task(self._capture(wish))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await self._errands.run(self._capture(wish))
 
     async def close(self) -> None:
         """Give up what is under way: nothing of it counts."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._errands.close()
 
     async def _capture(self, wish: Wish) -> Captured:
         async with self.turn, spools.opened(self._where) as spool:

@@ -383,6 +383,24 @@ def test_a_restore_that_is_killed_is_repeated_and_ends_with_the_same_tree(whole:
     assert not [name for name in os.listdir(whole.workspace) if name.startswith(".selfware-")]
 
 
+def test_a_polite_stop_does_not_wait_for_a_restore(whole: Whole) -> None:
+    fill(whole.workspace)
+    before = tree_digest(whole.workspace)
+    captured = whole.capture()
+    wreck(whole.workspace)
+    whole.pause()
+    gated(whole, "restore")
+    thread, told = in_background(lambda: whole.restore(captured.checkpoint_id))
+    pid = keeper_of(whole)
+    assert whole.stack.stop(signal.SIGTERM) == 0
+    thread.join(30)
+    until(lambda: is_gone(pid))
+    assert (told[0][0], "stopped in the middle" in told[0][1]["error"]["sentence"]) == (503, True), told
+    whole.stack.start()
+    assert whole.restore(captured.checkpoint_id)[0] == 200
+    assert tree_digest(whole.workspace) == before
+
+
 def test_a_restore_needs_a_pause(whole: Whole) -> None:
     captured = whole.capture()
     status, told = whole.restore(captured.checkpoint_id)

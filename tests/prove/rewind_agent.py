@@ -26,7 +26,7 @@ from selfware_agent import past, rewinding, state
 from selfware_common.rpc import agent_pb2, checkpoint_pb2
 from tests.prove.common import Verdict, say
 from tests.prove.rewind import edits, look, make_workspace
-from tests.rig import ENDED, SETTINGS, Job, Rig, temporary_home, tree_hash
+from tests.rig import ENDED, SETTINGS, Job, Rig, temporary_home
 
 JOB = "walk"
 VICTIMS = ("agent", "oversightd", "checkpointd")
@@ -143,18 +143,18 @@ class _Proof:
         code, out = await self.ctl("fork", moment.checkpoint_id, "--name", "fork", "--json")
         assert code == 0, out
         copy = self.workspace.with_name("w-fork")
-        early = tree_hash(copy)
+        early = look(copy, work_only=True)
         await self.jump(moment, with_kill=False)
-        assert early == tree_hash(self.workspace)
+        assert early == look(self.workspace, work_only=True)
         assert (await self.ctl("resume"))[0] == 0
         await self.to_its_end()
-        problems = [] if tree_hash(copy) == early else ["the origin changed the fork's files"]
-        late = tree_hash(self.workspace)
+        problems = [] if look(copy, work_only=True) == early else ["the origin changed the fork's files"]
+        late = look(self.workspace, work_only=True)
         assert (await self.ctl("recover", "--session", "fork"))[0] == 0
         await self.to_its_end()
-        if tree_hash(self.workspace) != late:
+        if look(self.workspace, work_only=True) != late:
             problems.append("the fork changed its origin's files")
-        if tree_hash(copy) != late:
+        if look(copy, work_only=True) != late:
             problems.append("they did the same and came to different files")
         self.wrong += bool(problems)
         say(f"fork of {moment.checkpoint_id}: {'; '.join(problems) or 'both went to their ends'}")

@@ -7,7 +7,8 @@ it was, and what the agent knows must be what was saved, but for the ids of what
 random step and its origin, taken back to the same step, work to their ends one after the other: both must get there,
 with the same files, and neither may touch the other's.
 
-Setuid bits are left out on purpose: a restore does not bring them back (trees.restoring).
+Left out on purpose, because a restore does not bring them back (selfware_common.trees): setuid bits, and hard links, in
+which two names would change together in one of the two directories only.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def script(steps: int, chance: random.Random) -> list[dict[str, Any]]:
     """One answer for each step: a command that fails in the middle goes on, as the ones before it did something."""
     rules = []
     for number in range(1, steps + 1):
-        lines = [line for line in edits(chance) if "4755" not in line]
+        lines = [line for line in edits(chance) if "4755" not in line and not line.startswith("ln -f ")]
         text = "\n".join([*_GIT, "mkdir -p work", *lines, f"echo {number} >> steps.log"])
         rules.append({"when": {"contains": [f"{JOB};"], "seed": number}, "reply": _run(text)})
     last = {"tool": "finish", "summary": "walked"}

@@ -63,9 +63,9 @@ class Oversightd(Daemon):
 
     async def close(self) -> None:
         self._farewell.cancel()
-        await self._api.stop()
         await self._restores.close()
         await self._captures.close()
+        await self._api.stop()
         await self._effects.close()
         self._tools.close()
         self._ledger.close()

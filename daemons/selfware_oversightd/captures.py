@@ -2,7 +2,7 @@
 
 Refused while an action runs in one of them, or when one that the state knows as open has begun: then files and
 conversation would tell different stories. While the trees are read nothing begins there (holding). Every tree is in the
-ledger before its checkpoint exists (trees). Owns the tasks that capture; hanging up cancels none of them.
+ledger before its checkpoint exists (trees). Hanging up cancels nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from selfware_common import log
 from selfware_common.paths import Paths
@@ -20,6 +21,7 @@ from selfware_common.state.sections import SESSION, WORKSPACE, SectionWriter
 from selfware_oversightd import spool as spools
 from selfware_oversightd import trees
 from selfware_oversightd.effects import Effects
+from selfware_oversightd.errands import Errands
 from selfware_oversightd.errors import NotStateError, WorkspaceBusyError, WorkspaceUnknownError
 from selfware_oversightd.holding import overlap
 from selfware_oversightd.keepers import Keepers, Tree
@@ -70,21 +72,16 @@ class Captures:
         self._where = where
         self._most_bytes = most_bytes
         self._clock = clock
-        self._tasks: set[asyncio.Task[Captured]] = set()
+        self._errands: Errands[Captured] = Errands()
 
     async def capture(self, wish: Wish) -> Captured:
         """The system checkpoint, durable. WorkspaceBusyError: save the state again, and ask again."""
         self._check(wish)
-        task = asyncio.get_running_loop().create_task(self._capture(wish))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await self._errands.run(self._capture(wish))
 
     async def close(self) -> None:
         """Give up what is under way: nothing of it counts."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._errands.close()
 
     async def _capture(self, wish: Wish) -> Captured:
         async with self.turn, spools.opened(self._where) as spool:
@@ -99,7 +96,7 @@ class Captures:
             writer.finish()
             self._record(wish, found)
             saved = await spool.save(wish.session_id, wish.epoch, base.sequence, wish.label)
-        notes = tuple(note for tree in found if (note := tree.note()))
+        notes = tuple(_notes(wish, found))
         self._name(saved, base, found)
         for note in notes:
             LOG.warning("%s lacks something of %s", saved.checkpoint_id, note, extra=_fields(saved))
@@ -108,6 +105,8 @@ class Captures:
     async def _read_trees(self, wish: Wish, spool: Spool, writer: SectionWriter) -> list[Tree]:
         found = []
         for workspace in dict.fromkeys(wish.workspaces):
+            if not Path(workspace).is_dir():
+                continue
             left = self._most_bytes() - spool.file.tell()
             tree = await self._keepers.capture(workspace, spool, max(0, left))
             section = writer.end(WORKSPACE, workspace)
@@ -150,6 +149,12 @@ class Captures:
                 trees={tree.workspace: tree.stream_hash for tree in found},
             )
         LOG.info("saved %d workspaces in %s", len(found), saved.checkpoint_id, extra=_fields(saved))
+
+
+def _notes(wish: Wish, found: Sequence[Tree]) -> Iterator[str]:
+    for workspace in sorted(set(wish.workspaces) - {tree.workspace for tree in found}):
+        yield f"{workspace}: there is no such directory"
+    yield from (note for tree in found if (note := tree.note()))
 
 
 def _require_state(base: Checkpoint, wish: Wish) -> None:

@@ -112,8 +112,8 @@ class Keepers:
     async def restore(
         self, directory: str, spool: Spool, section: Section, stream_hash: str, *, dry_run: bool
     ) -> dict[str, Any]:
-        """Make the directory equal to the tree in that section, or say what would change: {"created", "changed",
-        "deleted"}, each {"count", "paths"}. Verified to the last byte before the first change. May be repeated."""
+        """Make the directory equal to the tree in that section, or only look: {"created", "changed", "deleted"}, each
+        {"count", "paths": the first}. Verified to the last byte before the first change. May be repeated."""
         message = {
             "tree": "restore",
             "offset": section.offset,

@@ -4,7 +4,7 @@
     do:   audit "restoring" -> each workspace made equal -> what waited there is undone, audit "restored"
 
 Killed at any instant it may simply be repeated, and ends with the same trees. Restored into other directories (a fork),
-it leaves the session and its questions alone. Owns the tasks that restore; hanging up cancels none of them.
+it leaves the session and its questions alone. Hanging up cancels nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from selfware_oversightd import approvals, trees
 from selfware_oversightd import spool as spools
 from selfware_oversightd.config import forbidden_places, require_not_ourselves
 from selfware_oversightd.effects import Effects
+from selfware_oversightd.errands import Errands
 from selfware_oversightd.errors import ForeignTreeError, InvalidRequestError, NotPausedError
 from selfware_oversightd.holding import overlap
 from selfware_oversightd.keepers import Keepers
@@ -84,28 +85,22 @@ class Restores:
         self._where = where
         self._turn = turn
         self._clock = clock
-        self._tasks: set[asyncio.Task[Restored]] = set()
+        self._errands: Errands[Restored] = Errands()
 
     async def restore(self, checkpoint_id: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool) -> Restored:
         """Make the workspaces, or the directories that ``into`` names for them, equal to the checkpoint; durable.
 
-        NotPausedError unless everything stands still (a dry run may look at any time, and where no goal works nothing
-        can be disturbed); ForeignTreeError,
-        InvalidRequestError, SystemStateError and what reading the checkpoint raises change nothing; TreeRestoreError,
-        DiskFullError and KeeperGoneError may come half-way: repeat it.
+        NotPausedError unless everything stands still (a dry run needs no rest, nor does a place where nobody works);
+        ForeignTreeError, InvalidRequestError, SystemStateError and what reading the checkpoint raises change nothing;
+        TreeRestoreError, DiskFullError and KeeperGoneError may come half-way: repeat it.
         """
         if not dry_run and not into:
             self._require_still(checkpoint_id)
-        task = asyncio.get_running_loop().create_task(self._restore(checkpoint_id, into, peer, dry_run=dry_run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await self._errands.run(self._restore(checkpoint_id, into, peer, dry_run=dry_run))
 
     async def close(self) -> None:
         """Stop what is under way, wherever it is."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._errands.close()
 
     async def _restore(self, wanted: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool) -> Restored:
         async with self._turn, spools.opened(self._where) as spool:

@@ -20,6 +20,7 @@ import select
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -64,7 +65,8 @@ def main() -> int:
 
 def keep(connection: socket.socket, message: dict[str, Any], file: int) -> None:
     """Do what the message asks and answer it."""
-    threading.Thread(target=_end_when_left, args=(connection,), daemon=True).start()
+    done = threading.Event()
+    threading.Thread(target=_end_when_left, args=(connection, done), daemon=True).start()
     os.umask(0)  # each entry has the mode that was saved
     call = {"capture": _capture, "restore": _restore}[message["tree"]]
     told: dict[str, Any]
@@ -78,15 +80,16 @@ def keep(connection: socket.socket, message: dict[str, Any], file: int) -> None:
     except OSError as error:
         problem = f"workspace {message['workspace']} cannot be worked in: {error.strerror or error}"
         told = {"error": REFUSED, "fields": {"problem": problem}}
+    done.set()
     data = json.dumps(told).encode("ascii")
     connection.sendall(HEADER.pack(len(data)) + data)
 
 
-def _end_when_left(connection: socket.socket) -> None:
+def _end_when_left(connection: socket.socket, done: threading.Event) -> None:
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     poll.poll()
-    os._exit(1)
+    os._exit(0 if done.is_set() else 1)
 
 
 def _capture(message: dict[str, Any], workspace: str, file: int) -> dict[str, Any]:
@@ -141,15 +144,16 @@ def _restore(message: dict[str, Any], workspace: str, file: int) -> dict[str, An
         tree.check_contents()
         plan = plan_restore(stream, Path(workspace))
         _require_room(tree, plan, workspace)
-        told: dict[str, Any] = {
-            name: {"count": len(paths), "paths": [printable(path)[-MOST_CHARACTERS:] for path in paths[:MOST_PATHS]]}
-            for name, paths in (("created", plan.created), ("changed", plan.changed), ("deleted", plan.deleted))
-        }
+        paths = {"created": plan.created, "changed": plan.changed, "deleted": plan.deleted}
+        counts = {name: len(found) for name, found in paths.items()}
         if not message["dry_run"]:
             done = restore_tree(stream, Path(workspace))
-            for name in ("created", "changed", "deleted"):
-                told[name]["count"] = getattr(done, name)
-    return told
+            counts = {"created": done.created, "changed": done.changed, "deleted": done.deleted}
+    return {name: {"count": counts[name], "paths": _shown(found)} for name, found in paths.items()}
+
+
+def _shown(paths: Sequence[bytes]) -> list[str]:
+    return [printable(path)[-MOST_CHARACTERS:] for path in paths[:MOST_PATHS]]
 
 
 def _require_room(tree: Tree, plan: Plan, workspace: str) -> None:

@@ -108,7 +108,11 @@ class _Restoring(Merge):
 
     def _leave(self, level: Level) -> None:
         fd, entry = self._descent.fd, level.entry
-        _set_directory_mode(fd, entry.mode)
+        try:
+            _set_directory_mode(fd, entry.mode)
+        except PermissionError:
+            if entry.depth:
+                raise  # but the root may be somebody's who only lets us fill it
         with contextlib.suppress(PermissionError):  # another's directory, where we may write: its time is no loss
             _set_time(fd, entry)
         if self._levels:

@@ -383,6 +383,24 @@ def test_a_restore_that_is_killed_is_repeated_and_ends_with_the_same_tree(whole:
     assert not [name for name in os.listdir(whole.workspace) if name.startswith(".selfware-")]
 
 
+def test_a_polite_stop_does_not_wait_for_a_restore(whole: Whole) -> None:
+    fill(whole.workspace)
+    before = tree_digest(whole.workspace)
+    captured = whole.capture()
+    wreck(whole.workspace)
+    whole.pause()
+    gated(whole, "restore")
+    thread, told = in_background(lambda: whole.restore(captured.checkpoint_id))
+    pid = keeper_of(whole)
+    assert whole.stack.stop(signal.SIGTERM) == 0
+    thread.join(30)
+    until(lambda: is_gone(pid))
+    assert (told[0][0], "stopped in the middle" in told[0][1]["error"]["sentence"]) == (503, True), told
+    whole.stack.start()
+    assert whole.restore(captured.checkpoint_id)[0] == 200
+    assert tree_digest(whole.workspace) == before
+
+
 def test_a_restore_needs_a_pause(whole: Whole) -> None:
     captured = whole.capture()
     status, told = whole.restore(captured.checkpoint_id)
@@ -490,7 +508,6 @@ def test_a_fork_goes_into_another_directory_and_leaves_the_session_alone(whole: 
     captured = whole.capture()
     wreck(whole.workspace)
     wrecked = tree_digest(whole.workspace)
-    whole.pause()
     fork = whole.home / "fork"
     where = {str(whole.workspace): str(fork)}
     assert whole.restore(captured.checkpoint_id, into=where)[0] == 400, "it must be there already"
@@ -501,6 +518,31 @@ def test_a_fork_goes_into_another_directory_and_leaves_the_session_alone(whole: 
     status, told = whole.restore(captured.checkpoint_id, into=where)
     assert (status, told["undone"]) == (200, [])
     assert (tree_digest(fork), tree_digest(whole.workspace)) == (before, wrecked)
+    assert told["workspaces"][0]["directory"] == str(fork)
+
+
+def test_a_fork_into_a_workspace_needs_a_pause_like_any_restore(whole: Whole) -> None:
+    captured, other = whole.capture(), whole.home / "other"
+    other.mkdir()
+    (other / "file").write_text("of another session\n")
+    assert whole.stack.post("/goals", goal_id="second", workspace=str(other), check=["true"])[0] == 201
+    inside = other / "inside"
+    inside.mkdir()
+    for target in (other, inside):
+        status, told = whole.restore(captured.checkpoint_id, into={str(whole.workspace): str(target)})
+        assert (status, "may begin at any time" in told["error"]["sentence"]) == (409, True)
+    assert (other / "file").exists()
+
+
+def test_a_workspace_that_is_no_more_does_not_keep_the_others_from_being_saved(whole: Whole) -> None:
+    other = whole.home / "other"
+    other.mkdir()
+    assert whole.stack.post("/goals", goal_id="second", workspace=str(other), check=["true"])[0] == 201
+    other.rmdir()
+    captured = whole.capture(workspaces=[str(other), str(whole.workspace)])
+    assert list(captured.notes) == [f"{other}: there is no such directory"]
+    whole.pause()
+    assert whole.restore(captured.checkpoint_id)[0] == 200
 
 
 def test_all_trees_are_looked_at_before_the_first_is_written(whole: Whole) -> None:

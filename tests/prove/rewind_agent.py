@@ -7,8 +7,8 @@ it was, and what the agent knows must be what was saved, but for the ids of what
 random step and its origin, taken back to the same step, work to their ends one after the other: both must get there,
 with the same files, and neither may touch the other's.
 
-Left out on purpose, because a restore does not bring them back (selfware_common.trees): setuid bits, and hard links, in
-which two names would change together in one of the two directories only.
+Left out on purpose: setuid bits and hard links, which a restore does not bring back (selfware_common.trees), and copying
+a directory into itself, which stops where the order of names on the disk has it stop.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.prove.rewind import edits, look, make_workspace
 from tests.rig import ENDED, SETTINGS, Job, Rig, temporary_home
 
 JOB = "walk"
+LEFT_OUT = ("4755", "ln -f ", "cp -a docs docs")
 VICTIMS = ("agent", "oversightd", "checkpointd")
 MORE = "[agent]\nmax_steps = 100000\n[checkpoint.levels.system]\nenabled = false\n"
 
@@ -58,7 +59,7 @@ def script(steps: int, chance: random.Random) -> list[dict[str, Any]]:
     """One answer for each step: a command that fails in the middle goes on, as the ones before it did something."""
     rules = []
     for number in range(1, steps + 1):
-        lines = [line for line in edits(chance) if "4755" not in line and not line.startswith("ln -f ")]
+        lines = [line for line in edits(chance) if not any(word in line for word in LEFT_OUT)]
         text = "\n".join([*_GIT, "mkdir -p work", *lines, f"echo {number} >> steps.log"])
         rules.append({"when": {"contains": [f"{JOB};"], "seed": number}, "reply": _run(text)})
     last = {"tool": "finish", "summary": "walked"}

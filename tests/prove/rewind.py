@@ -267,22 +267,26 @@ def differences(workspace: Path, conversation: bytes, moment: Moment) -> list[st
     return problems
 
 
-def look(root: Path) -> bytes:
-    """BLAKE3 over path, mode, time, target and content of everything; by no means of the library."""
+def look(root: Path, work_only: bool = False) -> bytes:
+    """BLAKE3 over path, mode, time, target and content of everything; by no means of the library. work_only: without
+    what the clock decides, the times and what git keeps for itself."""
     digest = blake3()
+    base = len(os.fsencode(root))
     waiting = [os.fsencode(root)]
     while waiting:
         path = waiting.pop()
         status = os.lstat(path)
         what = b""
         if stat.S_ISDIR(status.st_mode):
-            waiting += sorted(os.path.join(path, name) for name in os.listdir(path))
+            names = sorted(name for name in os.listdir(path) if not (work_only and name == b".git"))
+            waiting += [os.path.join(path, name) for name in names]
         elif stat.S_ISLNK(status.st_mode):
             what = os.readlink(path)
         elif stat.S_ISREG(status.st_mode):
             with open(path, "rb") as file:
                 what = file.read()
-        digest.update(repr((path, status.st_mode, status.st_mtime_ns, len(what))).encode() + what)
+        time_ns = 0 if work_only else status.st_mtime_ns
+        digest.update(repr((path[base:], status.st_mode, time_ns, len(what))).encode() + what)
     return digest.digest()
 
 

@@ -28,7 +28,6 @@ from selfware_common.errors import DiskFullError, SelfwareError
 from selfware_common.sockets import NO_SPACE
 from selfware_common.state.sections import WORKSPACE, Section, SectionFile
 from selfware_common.trees import (
-    Kind,
     Limits,
     Plan,
     Tree,
@@ -159,9 +158,12 @@ def _shown(paths: Sequence[bytes]) -> list[str]:
 def _require_room(tree: Tree, plan: Plan, workspace: str) -> None:
     """All that is new, and the largest of what is replaced, which is there twice for a moment."""
     created, changed = set(plan.created), set(plan.changed)
-    files = [entry for entry in tree if entry.kind == Kind.FILE]
-    more = sum(entry.content_bytes for entry in files if entry.path in created)
-    most = max((entry.content_bytes for entry in files if entry.path in changed), default=0)
+    more = most = 0
+    for entry in tree:
+        if entry.path in created:
+            more += entry.content_bytes
+        elif entry.path in changed:
+            most = max(most, entry.content_bytes)
     place = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if more + most and more + most + SPARE_BYTES > _free_bytes(place):

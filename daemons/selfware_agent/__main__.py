@@ -43,7 +43,7 @@ class AgentDaemon(daemon.Daemon):
         bulk = self.paths.socket_of("checkpointd", BULK_SOCKET)
         self._memory = Memory(self._channels["checkpointd"], bulk, self.paths.state_of(self.name), session_id)
         self._mind = Mind(self._channels["inferenced"])
-        self._hands = Hands(self._channels["oversightd"])
+        self._hands = Hands(self._channels["oversightd"], config.redactor(self.settings, self.paths.config_file))
         gate = Gate(slots=asyncio.Semaphore(self.settings.agent.workers))
         gate.open.set()
         self._foreman = Foreman(
@@ -57,9 +57,10 @@ class AgentDaemon(daemon.Daemon):
         self._watch = Watch(gate, self._channels["oversightd"], self._channels["resourced"])
         self._watching = [asyncio.create_task(self._watch.control()), asyncio.create_task(self._watch.pressure())]
         self._began = time.monotonic()
-        self._keeper = Keeper(self.settings.checkpoint, self._foreman, self._hands, self._watch)
+        self._keeper = Keeper(self.settings.checkpoint, self._foreman, self._mind, self._hands, self._watch)
 
     async def reloaded(self) -> None:
+        self._hands.redactor = config.redactor(self.settings, self.paths.config_file)
         self._keeper.follow(self.settings.checkpoint)
 
     def services(self) -> tuple[list[str], list[Register]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from selfware_agent.plan import Limits
+from selfware_agent.redaction import Redactor
+from selfware_common.errors import ConfigError
 from selfware_common.settings import Settings
 
 WRITER = "selfware-agent"
@@ -53,6 +56,15 @@ def defaults(settings: Settings) -> Defaults:
         budget_tokens=agent.budget_tokens,
         budget_seconds=agent.budget_hours * 3600,
     )
+
+
+def redactor(settings: Settings, path: Path) -> Redactor:
+    """What is taken out of outputs; ConfigError if a pattern is none."""
+    wanted = settings.checkpoint
+    try:
+        return Redactor.of(wanted.redact_secrets, wanted.redact_patterns)
+    except ValueError as error:
+        raise ConfigError(path=path, problem=f"checkpoint.redact_patterns: {error}") from error
 
 
 def session_id(settings: Settings, known: Sequence[Known]) -> str:

@@ -62,6 +62,21 @@ class CheckpointRefusedError(SelfwareError):
     hint = "'selfwarectl checkpoints ls' shows them all, 'selfwarectl checkpoints verify' which are intact."
 
 
+class NothingToSaveError(SelfwareError):
+    """Nothing has happened in session {session_id} yet: there is nothing to save."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 4
+
+
+class NotSavedError(SelfwareError):
+    """Session {session_id} could not be saved: {reason}"""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    exit_code = 1
+    hint = "The journal has everything; a checkpoint is tried again by itself."
+
+
 class ForeignCheckpointError(SelfwareError):
     """Checkpoint {checkpoint_id} is of session {other_session_id}, and the agent works on {session_id}."""
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from selfware_agent.checkpoint_schedule import NEVER, Facts, Level, Rules, Schedule
-from selfware_agent.errors import CheckpointRefusedError, NotQuietError
+from selfware_agent.errors import NothingToSaveError, NotQuietError, NotSavedError
 from selfware_agent.foreman import Foreman
 from selfware_agent.hands import Hands
+from selfware_agent.mind import Mind, Partial
 from selfware_agent.state import Session
 from selfware_agent.watch import Watch
 from selfware_common.errors import SelfwareError
@@ -25,6 +28,7 @@ QUIET_SECONDS = 10.0
 """How long other tasks may have to wait for an action that is under way; most end sooner."""
 PERSON_QUIET_SECONDS = 60.0
 AGAIN_SECONDS = 120.0
+MOST_STREAM_CHARS = 64_000
 RECENT_NANOS = 24 * 3600 * 10**9
 
 
@@ -42,9 +46,10 @@ class Saved:
 class Keeper:
     """Owns the schedule. One save at a time."""
 
-    def __init__(self, wishes: Wishes, foreman: Foreman, hands: Hands, watch: Watch) -> None:
+    def __init__(self, wishes: Wishes, foreman: Foreman, mind: Mind, hands: Hands, watch: Watch) -> None:
         self._foreman = foreman
         self._memory = foreman.memory
+        self._mind = mind
         self._hands = hands
         self._watch = watch
         self._system: asyncio.Task[None] | None = None
@@ -70,6 +75,7 @@ class Keeper:
         return Facts(
             sequence=session.sequence,
             ended_tasks=sum(task.run if task.ended else task.run - 1 for task in session.tasks.values()),
+            streamed_tokens=sum(stream.tokens for stream in self._mind.streams.values()),
             memory_short=self._watch.memory_short,
             disk_full=self._watch.disk_full,
             system_free_at_seconds=NEVER if self._system is not None else self._system_free_at,
@@ -102,7 +108,7 @@ class Keeper:
             await self._save(level, "at stop")
 
     async def save_now(self, level: Level, label: str) -> Saved:
-        """Because a person asks. Raises NotQuietError, CheckpointRefusedError."""
+        """Because a person asks. Raises NotQuietError, NothingToSaveError, NotSavedError, CheckpointRefusedError."""
         if level is Level.SYSTEM:
             return await self._save_system(label, PERSON_QUIET_SECONDS)
         return await self._save_session(label)
@@ -130,14 +136,16 @@ class Keeper:
         facts, began = self.facts(), time.monotonic()
         info = await self._memory.checkpoint(checkpoint_pb2.LEVEL_SESSION, label)
         if info is None:
-            reason = self._memory.unsaved or "nothing has happened yet that could be saved."
-            raise CheckpointRefusedError(checkpoint_id=f"of session {self._memory.session_id}", reason=reason)
+            if not self._memory.session.sequence:
+                raise NothingToSaveError(session_id=self._memory.session_id)
+            raise NotSavedError(session_id=self._memory.session_id, reason=self._memory.unsaved)
         self._schedule = self._schedule.saved(Level.SESSION, began, time.monotonic(), facts)
         return Saved(info.checkpoint_id, info.sequence, info.state_bytes, info.stored_bytes)
 
     async def _save(self, level: Level, label: str) -> None:
         facts, began = self.facts(), time.monotonic()
-        info = await self._memory.checkpoint(checkpoint_pb2.Level.ValueType(level), label)
+        streams = _told(self._mind.streams) if level is Level.MICRO else None
+        info = await self._memory.checkpoint(checkpoint_pb2.Level.ValueType(level), label, streams)
         ended = time.monotonic()
         if info is None:
             self._schedule = self._schedule.failed(began, ended)
@@ -148,6 +156,15 @@ class Keeper:
         if self._system is not None and self._system.done():
             done, self._system = self._system, None
             done.result()  # what nobody foresaw ends the process, as everywhere
+
+
+def _told(streams: Mapping[str, Partial]) -> dict[str, Any]:
+    """By request: how far, and the last of what was written."""
+    return {
+        name: {"tokens": stream.tokens, "text": "".join(stream.pieces)[-MOST_STREAM_CHARS:]}
+        for name, stream in streams.items()
+        if stream.tokens
+    }
 
 
 def workspaces_of(session: Session, now_unix_nanos: int) -> list[str]:

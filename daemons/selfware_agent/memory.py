@@ -163,7 +163,10 @@ class Memory:
                 return saver.save(opened.epoch, int(checkpoint_pb2.LEVEL_SESSION), session.sequence, data, label)
 
         try:
-            return session, await asyncio.to_thread(save)
+            made = await asyncio.to_thread(save)
+            request = checkpoint_pb2.CloseSessionRequest(session_id=session_id, epoch=opened.epoch)
+            await self._stub.CloseSession(request, timeout=CALL_SECONDS)
+            return session, made
         except SavingError as error:
             raise CheckpointRefusedError(checkpoint_id=info.checkpoint_id, reason=str(error)) from error
 
@@ -175,13 +178,16 @@ class Memory:
             self.session = session
             return session
 
-    async def checkpoint(self, level: checkpoint_pb2.Level.ValueType, label: str) -> Checkpoint | None:
-        """Save the folded state; None when checkpointd cannot take it now (the journal has everything anyway)."""
+    async def checkpoint(
+        self, level: checkpoint_pb2.Level.ValueType, label: str, streams: Mapping[str, Any] | None = None
+    ) -> Checkpoint | None:
+        """Save the folded state (with what is being written, see Session.encode); None when checkpointd cannot take it
+        now: the journal has everything anyway."""
         async with self._lock:
             session = self.session
         if session.sequence == 0:
             return None
-        data = session.encode()
+        data = session.encode(streams)
         try:
             async with self._saving:
                 # The session's name may come later than we do.

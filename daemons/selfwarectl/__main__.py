@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("units", "Stop Selfware; what it remembers stays."),
     "pause": ("control", "Let nothing new begin."),
     "resume": ("control", "Go on after a pause."),
-    "checkpoints": ("checkpoints", "Saved states: ls, show, diff, now, verify, tidy."),
+    "checkpoints": ("checkpoints", "Saved states: ls, show, diff, now, verify, tidy, new-key."),
     "restore": ("restoring", "Go back to a checkpoint, with the files."),
     "fork": ("forking", "Begin a second session from a checkpoint."),
     "recover": ("recovering", "Begin again from what is remembered, of this session or another."),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfware_common.errors import SelfwareError
-from selfwarectl import output, reach
+from selfwarectl import keys, output, reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,24 +15,15 @@ if TYPE_CHECKING:
     from selfware_common.rpc import agent_pb2, checkpoint_pb2, checkpoint_pb2_grpc
 
 LONG_SECONDS = 600.0
-HINT = """\
-This is key {key_id}. Keep a copy of it away from this machine.
-Under systemd, as root: systemd-creds encrypt --name=checkpoint-key {file} /etc/credstore.encrypted/checkpoint-key
-and in a drop-in of selfware-checkpointd.service: [Service] LoadCredentialEncrypted=checkpoint-key
-Without systemd: [checkpoint.encryption] key_file = "..." in selfware.toml, and chmod 600 for the file.
-Then [checkpoint.encryption] enabled = true, and restart checkpointd."""
-
-
-class NoKeyMadeError(SelfwareError):
-    """Cannot write a key to {path}: {reason}."""
-
-    exit_code = 73  # EX_CANTCREAT
-    hint = "A key that is there already is not written over: choose another name."
+SHOWN_CHARS = 2000
 
 
 @click.group()
 def checkpoints() -> None:
     """See the saved states and prove them intact."""
+
+
+checkpoints.add_command(keys.new_key)
 
 
 @checkpoints.command("ls")
@@ -83,8 +71,9 @@ def show(checkpoint_id: str) -> int:
     """
     one = find(checkpoint_id)
     verdict = _verify(one.checkpoint_id)[0]
+    writing = _being_written(one) if verdict.intact else {}
     if output.wants_json():
-        output.emit({**output.plain(one), "intact": verdict.intact, "problem": verdict.problem})
+        output.emit({**output.plain(one), "intact": verdict.intact, "problem": verdict.problem, "streams": writing})
     else:
         output.pairs(
             {
@@ -100,6 +89,9 @@ def show(checkpoint_id: str) -> int:
                 "intact": "yes" if verdict.intact else f"no: {verdict.problem}",
             }
         )
+        for request, stream in writing.items():
+            output.say(f"the model was writing the answer to {request}, {stream['tokens']} tokens so far:")
+            output.block(stream["text"][-SHOWN_CHARS:])
     return 0 if verdict.intact else 1
 
 
@@ -146,38 +138,6 @@ def tidy() -> None:
         output.emit({"sentence": sentence})
     else:
         output.say(sentence)
-
-
-@checkpoints.command("new-key")
-@click.argument("file", metavar="[FILE]", type=click.Path(path_type=Path), default=None, required=False)
-def new_key(file: Path | None) -> None:
-    """Make a key to encrypt checkpoints and journals with, on standard output or in a new file that only you can read.
-
-    Where it goes from there is said on standard error. Keep a copy away from this machine: without the key nobody
-    reads what was encrypted with it.
-
-    \b
-    Examples:
-      selfwarectl checkpoints new-key | systemd-creds encrypt --name=checkpoint-key - checkpoint-key.cred
-      selfwarectl checkpoints new-key ~/.config/selfware-checkpoint-key
-    """
-    import secrets
-
-    from selfware_common.state import keys
-
-    key = secrets.token_bytes(keys.KEY_BYTES)
-    if file is None:
-        click.echo(key.hex())
-    else:
-        try:
-            made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(made, "w") as writing:
-                writing.write(key.hex() + "\n")
-                writing.flush()
-                os.fsync(made)
-        except OSError as error:
-            raise NoKeyMadeError(path=file, reason=error.strerror or str(error)) from error
-    click.echo(HINT.format(key_id=keys.key_id(key).hex(), file=file or "FILE"), err=True)
 
 
 @checkpoints.command("now")
@@ -272,10 +232,20 @@ def _verify(checkpoint_id: str) -> list[checkpoint_pb2.Verdict]:
         return list(stub.Verify(request, timeout=LONG_SECONDS).verdicts)
 
 
+def _being_written(one: checkpoint_pb2.CheckpointInfo) -> dict[str, dict[str, Any]]:
+    """Of a micro checkpoint: what the model had written of replies under way, by request."""
+    if output.plain(one)["level"] != "micro":
+        return {}
+    from selfwarectl import differences
+
+    with differences.opened(one.checkpoint_id) as file:
+        return differences.streams_in(file)
+
+
 def described(one: checkpoint_pb2.CheckpointInfo) -> str:
     """In a few words."""
     made, level = output.local_time(one.created_unix_nanos), output.plain(one)["level"]
-    label = f", {one.label}" if one.label else ""
+    label = f", {one.label}" if one.label not in ("", f"event {one.sequence}") else ""
     return f"{one.checkpoint_id} ({level} of {one.session_id}, {made}, event {one.sequence}{label})"
 
 

@@ -59,6 +59,16 @@ def session_in(file: BinaryIO, checkpoint_id: str) -> dict[str, Any]:
         raise reach.FailedError(reason=f"{checkpoint_id} does not hold the state of Selfware's own agent.") from None
 
 
+def streams_in(file: BinaryIO) -> dict[str, dict[str, Any]]:
+    """Replies that were being written, by request: {"tokens", "text"}; none in the states of other programs."""
+    file.seek(0)
+    try:
+        found = json.loads(file.read()).get("streams", {})
+        return {str(name): {"tokens": int(one["tokens"]), "text": str(one["text"])} for name, one in found.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}
+
+
 def sections_in(file: BinaryIO, checkpoint_id: str) -> list[Section]:
     """Its workspaces; none if it was saved without files."""
     size = file.seek(0, io.SEEK_END)
@@ -122,7 +132,8 @@ def _files(before: BinaryIO, after: BinaryIO, before_id: str, after_id: str) -> 
     new = {one.name: one for one in sections_in(after, after_id) if one.kind == WORKSPACE}
     without = [name for name, has in ((before_id, old), (after_id, new)) if not has]
     if without:
-        return {}, f"no files are compared: {' and '.join(without)} holds none (only level 'system' does)"
+        holds = "holds" if len(without) == 1 else "hold"
+        return {}, f"no files are compared: {' and '.join(without)} {holds} none (only level 'system' does)"
     both = sorted(old.keys() & new.keys())
     only = sorted(old.keys() ^ new.keys())
     note = f"only one of them has {', '.join(only)}" if only else ""

@@ -114,7 +114,7 @@ def _show(checkpoint_id: str, reply: agent_pb2.ForkReply, files: list[dict[str, 
         return
     output.say(f"session {reply.session_id} begins with {checkpoint_id}, at event {reply.sequence}")
     for one in files:
-        output.say(f"  {one['workspace']} is copied to {one['into']}: {one['created']} entries")
+        output.say(f"  {one['workspace']} is copied to {one['directory']}: {one['created']['count']} entries")
     for goal in reply.goals:
         output.say(f"  its task {goal.goal_id} goes on in {goal.workspace}")
     output.say(said or f"'selfwarectl recover --session {reply.session_id}' has the agent work on it")

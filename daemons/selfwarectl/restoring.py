@@ -185,8 +185,8 @@ def _show_done(
 
 def _show_files(files: list[dict[str, Any]], would: str) -> None:
     for one in files:
-        counts = ", ".join(f"{one[kind]} {kind}" for kind in ("created", "changed", "deleted"))
-        output.say(f"  files in {one.get('into') or one['workspace']} {would}: {counts}")
+        counts = ", ".join(f"{one[kind]['count']} {kind}" for kind in ("created", "changed", "deleted"))
+        output.say(f"  files in {one['directory']} {would}: {counts}")
         for kind in ("created", "changed", "deleted"):
-            for path in one.get("paths", {}).get(kind, [])[: differences.FEW]:
+            for path in one[kind]["paths"][: differences.FEW]:
                 output.say(f"    {kind} {path}")

@@ -13,8 +13,9 @@ import pytest
 
 from selfware_agent import state
 from selfware_agent.checkpoint_schedule import Level, Schedule
-from selfware_agent.errors import CheckpointRefusedError, NotQuietError
+from selfware_agent.errors import CheckpointRefusedError, NothingToSaveError, NotQuietError, NotSavedError
 from selfware_agent.keeping import AGAIN_SECONDS, Keeper, open_effects, workspaces_of
+from selfware_agent.mind import Partial
 from selfware_agent.watch import Watch
 from selfware_agent.worker import Gate
 from selfware_common.rpc import checkpoint_pb2, resource_pb2
@@ -35,8 +36,11 @@ class Store:
         self.failures = failures
         self.asked: list[tuple[int, str]] = []
 
-    async def checkpoint(self, level: int, label: str) -> checkpoint_pb2.CheckpointInfo | None:
+    async def checkpoint(
+        self, level: int, label: str, streams: dict[str, Any] | None = None
+    ) -> checkpoint_pb2.CheckpointInfo | None:
         self.asked.append((level, label))
+        self.streams = streams
         self.failures -= 1
         if self.failures >= 0:
             return None
@@ -74,7 +78,8 @@ class Quiet:
 def keeper(store: Store, hands: Oversight | None = None, began: float = -3_600.0, **machine: Any) -> Keeper:
     """Begun so long ago from a checkpoint of event 400."""
     watch = SimpleNamespace(**{"memory_short": False, "disk_full": "", **machine})
-    one = Keeper(Settings().checkpoint, cast(Any, Quiet(store)), cast(Any, hands or Oversight()), cast(Any, watch))
+    foreman, oversight = cast(Any, Quiet(store)), cast(Any, hands or Oversight())
+    one = Keeper(Settings().checkpoint, foreman, cast(Any, SimpleNamespace(streams={})), oversight, cast(Any, watch))
     one._schedule = Schedule.begin(one._rules, began, sequence=400)
     return one
 
@@ -127,8 +132,14 @@ def test_a_person_gets_the_checkpoint_or_the_reason_why_not() -> None:
         one = keeper(Store())
         made = await one.save_now(Level.SYSTEM, "before I try something")
         assert (made.checkpoint_id, made.sequence, made.notes) == ("ckpt-9", 500, ("left out a socket",))
-        with pytest.raises(CheckpointRefusedError, match="nothing has happened"):
-            await keeper(Store(failures=1)).save_now(Level.SESSION, "now")
+        with pytest.raises(NotSavedError, match="checkpointd is away"):
+            store = Store(failures=1)
+            store.unsaved = "checkpointd is away"
+            await keeper(store).save_now(Level.SESSION, "now")
+        store = Store(failures=1)
+        store.session = state.Session()
+        with pytest.raises(NothingToSaveError):
+            await keeper(store).save_now(Level.SYSTEM, "now")
 
     asyncio.run(scenario())
 
@@ -161,6 +172,23 @@ def test_a_full_disk_is_told_as_the_reason_why_checkpoints_pause() -> None:
         assert one.hindrance().startswith("session and system checkpoints pause (disk 96% used)")
         await one.save_on_stop()
         assert store.asked[1:] == [(Level.SESSION, "at stop")]
+
+    asyncio.run(scenario())
+
+
+def test_a_micro_checkpoint_has_what_is_being_written_and_no_other_level_needs_it() -> None:
+    async def scenario() -> None:
+        store = Store()
+        one = keeper(store, disk_full="disk 96% used")  # so that only micro checkpoints are made
+        cast(Any, one._mind).streams = {"req-t-1": Partial(3, ["a", "bc"]), "req-t-2": Partial()}
+        await one.save_if_due()
+        assert store.streams == {"req-t-1": {"tokens": 3, "text": "abc"}}
+        session = state.decode(store.session.encode(store.streams))
+        assert session == store.session
+        cast(Any, one._mind).streams["req-t-1"].tokens = 9  # more was written: that is a change
+        one._schedule = Schedule.begin(one._schedule.rules, -3_600.0, sequence=500)
+        await one.save_if_due()
+        assert len(store.asked) == 2
 
     asyncio.run(scenario())
 

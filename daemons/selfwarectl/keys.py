@@ -20,7 +20,7 @@ Then [checkpoint.encryption] enabled = true, and restart checkpointd."""
 class NoKeyMadeError(SelfwareError):
     """Cannot write a key to {path}: {reason}."""
 
-    exit_code = 73  # EX_CANTCREAT
+    exit_code = 1
     hint = "A key that is there already is not written over: choose another name."
 
 

@@ -81,6 +81,7 @@ class Bench:
                 }
                 for step in range(steps + 1):
                     self._step(step, savers, epochs, per_process)
+            self.cpu_seconds = {name: daemon.cpu_seconds() for name, daemon in connected.items()}
             self._restore(steps, connected, per_process)
             self.at_once_bytes = connected[OURS].stored_bytes()
             self.peaks = {OURS: connected[OURS].peak_bytes(), PROCESS: per_process.peak_bytes()}
@@ -195,6 +196,7 @@ class Bench:
                 ("first_save_seconds", "s", sealed.saves[0], ours.saves[0]),
                 ("restore_seconds", "s", median(sealed.restores), median(ours.restores)),
                 ("stored_bytes", "B", sealed.stored_bytes, ours.stored_bytes),
+                ("cpu_seconds", "s", self.cpu_seconds[ENCRYPTED], self.cpu_seconds[OURS]),
             ):
                 line("checkpoint", f"{metric}_encrypted", unit, own, peer="not encrypted", peer_value=plain, n=steps)
         line("checkpoint", "stored_bytes_before_upkeep", "B", self.at_once_bytes, n=steps + 1)

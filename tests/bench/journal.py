@@ -19,6 +19,7 @@ from pathlib import Path
 
 from selfware_checkpointd.group_commit import GroupCommitter
 from selfware_checkpointd.journal import Journal
+from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.segment import Record, encode_record
 from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common import clients
@@ -126,6 +127,20 @@ def _print_latencies(times: dict[str, list[float]], rounds: int) -> None:
             line("journal", f"{metric}_p99", "s", percentile(mine, 0.99), peer=peer, peer_value=p99, n=rounds)
 
 
+def encoding(payload: bytes, count: int = 50_000) -> None:
+    """What one event costs before it is written, in processor time: that of this thread, whoever else works."""
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(5):
+        for is_encrypted in times:
+            box = JournalKeys("bench", Vault([os.urandom(32)])).for_segment(1) if is_encrypted else None
+            begin = time.thread_time()
+            for number in range(count):
+                encode_record(record(number, payload), 24, box)
+            times[is_encrypted].append((time.thread_time() - begin) / count)
+    plain, sealed = (median(times[is_encrypted]) for is_encrypted in (False, True))
+    line("journal", "encode_seconds_encrypted", "s", sealed, peer="not encrypted", peer_value=plain, n=5 * count)
+
+
 async def rates_over_grpc(base: Path, count: int, seconds: float, payload: bytes) -> None:
     """Many writers at once: a session and a stream each, a session each and a call for each event, one session."""
     for suffix, way in (("", writers.streams), ("_unary", writers.calls), ("_shared", writers.shared)):
@@ -158,6 +173,7 @@ async def rate_in_process(base: Path, submitters: int, seconds: float, payload: 
 async def main(rounds: int, seconds: float, payload_bytes: int) -> None:
     payload = (b'{"task_id": "bench", "output": "' + b"what a command printed " * payload_bytes)[:payload_bytes]
     async with temporary_home() as base:
+        encoding(payload)
         await latencies(base, rounds, payload)
         await rates_over_grpc(base, 32, seconds, payload)
         for is_encrypted in (False, True):

@@ -63,6 +63,11 @@ class Checkpointd:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
+    def cpu_seconds(self) -> float:
+        """What it has spent of the processors so far, whoever else used them (utime and stime, proc(5))."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def maintain(self) -> str:
         """Have it do now what it does every minute."""
         return self.stub.Maintain(pb.MaintainRequest(), timeout=CALL_SECONDS).sentence

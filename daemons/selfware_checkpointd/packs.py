@@ -100,10 +100,16 @@ def encode_group(
 ) -> tuple[bytes, bytes]:
     """(head, zstd frame) of some (hash, data) chunks."""
     frame = compressor.compress(b"".join(data for _, data in chunks))
-    rest = _GROUP.pack(len(chunks), first, len(frame)) + b"".join(
-        _CHUNK.pack(digest, len(data)) for digest, data in chunks
+    hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
+    return encode_group_head(Group(0, len(frame), first, hashes, lengths)), frame
+
+
+def encode_group_head(group: Group) -> bytes:
+    """What stands before the group's frame; its offset is not said."""
+    rest = _GROUP.pack(len(group.hashes), group.first, group.stored_bytes) + b"".join(
+        map(_CHUNK.pack, group.hashes, group.lengths)
     )
-    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
+    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest
 
 
 def encode_end(header: bytes, heads: Sequence[bytes], manifest: bytes, index_offset: int) -> bytes:

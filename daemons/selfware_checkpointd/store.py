@@ -20,6 +20,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.assembling import Assembler
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
@@ -33,7 +34,7 @@ from selfware_checkpointd.errors import (
 )
 from selfware_checkpointd.files import Sync, make_directory
 from selfware_checkpointd.hot import Hot
-from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
+from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, number_of
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
@@ -141,16 +142,25 @@ class Store:
         fresh: Iterable[memoryview],
         root: bytes,
         before_commit: Check | None = None,
+        ahead: Ahead | None = None,
     ) -> CheckpointInfo:
         """The same for a client that kept the state before: only what is new comes. Durable on return.
 
         base_id: the checkpoint that the spans speak of, "" for none. Raises UnknownBaseError if that is gone or
-        damaged: send everything then. Raises UnusableStateError if the whole does not have this root.
+        damaged: send everything then. Raises UnusableStateError if the whole does not have this root. ahead: what is
+        new beyond ``fresh``, and is being compressed already.
         """
         with self._lock:
             base = self._named_base(base_id, subject.session_id)
             known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
-            return known or self._save(subject, base, hashed(spans, fresh), root, before_commit)
+            if known is not None:
+                return known
+            found = hashed(spans, fresh, ahead.chunks if ahead is not None else ())
+            return self._save(subject, base, found, root, before_commit, ahead)
+
+    def ahead(self) -> Ahead:
+        """To compress chunks of a save that begins soon."""
+        return self._packer.ahead()
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
@@ -177,13 +187,15 @@ class Store:
     def find(self, prefix: str) -> CheckpointInfo:
         """The checkpoint with this id or the only one whose id begins like this."""
         with self._lock:
-            matching = [n for n, p in self._catalog.packs.items() if p.is_live and checkpoint_id(n).startswith(prefix)]
-            exact = [number for number in matching if checkpoint_id(number) == prefix]
-            if not matching:
-                raise CheckpointNotFoundError(checkpoint_id=prefix)
-            if len(matching) > 1 and not exact:
-                raise CheckpointAmbiguousError(checkpoint_id=prefix, count=len(matching))
-            (number,) = exact or matching
+            number = number_of(prefix)
+            if number is None or number not in self._catalog.packs or not self._catalog.packs[number].is_live:
+                packs = self._catalog.packs.items()
+                matching = [n for n, pack in packs if pack.is_live and checkpoint_id(n).startswith(prefix)]
+                if not matching:
+                    raise CheckpointNotFoundError(checkpoint_id=prefix)
+                if len(matching) > 1:
+                    raise CheckpointAmbiguousError(checkpoint_id=prefix, count=len(matching))
+                (number,) = matching
             pack = self._catalog.packs[number]
             if pack.info is None:
                 raise CheckpointCorruptError(checkpoint_id=checkpoint_id(number), problem=pack.problem)
@@ -251,13 +263,19 @@ class Store:
         self._assembler.close()
 
     def _save(
-        self, subject: Subject, base: ChunkList, found: Iterable[Found], root: bytes | None, check: Check | None
+        self,
+        subject: Subject,
+        base: ChunkList,
+        found: Iterable[Found],
+        root: bytes | None,
+        check: Check | None,
+        ahead: Ahead | None = None,
     ) -> CheckpointInfo:
         """Find a place for every chunk, write those that have none. root: what the client says it is."""
         number = self._catalog.next_number()
         path = self._catalog.path_of(number)
         try:
-            pack = self._packer.begin(number, subject.session_id)
+            pack = self._packer.begin(number, subject.session_id, ahead)
             try:
                 chunks = placed(base, found, self._catalog.places, number, pack)
                 own_root = root_of(chunks.cut.digests)

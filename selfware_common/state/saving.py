@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from collections.abc import Callable
+
     from selfware_common.state.comparing import Comparer
+    from selfware_common.state.tail import Tail
 
 CALL_SECONDS = 300.0
+LEAST_EARLY_BYTES, MOST_EARLY_BYTES = 64 * 1024, 8 * 1024 * 1024
 
 
 class SavingError(Exception):
@@ -73,10 +77,11 @@ class Saver:
             "label": label,
         }  # fmt: skip
         for _ in range(2):
-            answer = self._ask(*_change(comparer, head, self._base, state))
+            answer = self._ask(_Change(comparer, {**head, "base": self._base}, state, self._send_early))
             if "unknown_base" not in answer:
                 saved = Checkpoint(**answer["checkpoint"])
                 self._base = saved.checkpoint_id
+                comparer.release()
                 return saved
             self._forget()
         raise SavingError("checkpointd asks for the whole state, and does not take it", "INTERNAL")
@@ -84,43 +89,97 @@ class Saver:
     def close(self) -> None:
         """Let go of the connection and of the state."""
         self._forget()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._disconnect()
 
     def _forget(self) -> None:
         self._base = ""
         if self._comparer is not None:
             self._comparer.forget()
 
-    def _ask(self, head: dict[str, Any], body: list[memoryview]) -> dict[str, Any]:
+    def _send_early(self, chunks: list[memoryview]) -> bool:
+        """New chunks, before anything is said of the state; False if they were not sent."""
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path, self._timeout_seconds)
+            wire.send(self._connection, {"call": "early", "lengths": [len(chunk) for chunk in chunks]}, chunks)
+        except OSError:  # the save itself finds out what is wrong
+            self._disconnect()
+            return False
+        return True
+
+    def _ask(self, change: _Change) -> dict[str, Any]:
         """Once more if the connection turns out to be an old one: saving the same thing twice is saving it once."""
         is_old = self._connection is not None
         try:
-            return self._exchange(head, body)
+            return self._exchange(*change.without_early())
         except SavingError as error:
             if not is_old or error.status != "UNAVAILABLE":
                 self._forget()
                 raise
         try:
-            return self._exchange(head, body)
+            return self._exchange(*change.whole())
         except SavingError:
             self._forget()
             raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _exchange(self, head: dict[str, Any], body: list[memoryview]) -> dict[str, Any]:
         try:
             if self._connection is None:
                 self._connection = connect(self._path, self._timeout_seconds)
             wire.send(self._connection, head, body)
-            if self._comparer is not None:
-                self._comparer.release()
             return _answer(self._connection)[0]
         except (OSError, wire.BrokenOffError) as error:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._disconnect()
             raise _away(self._path, error) from error
+
+
+class _Change:
+    """What to send: a state as a change of the one before. From then on it is the one before."""
+
+    def __init__(
+        self,
+        comparer: Comparer,
+        head: dict[str, Any],
+        state: bytes | bytearray,
+        send_early: Callable[[list[memoryview]], bool],
+    ) -> None:
+        from selfware_common.state.comparing import places
+
+        view = memoryview(state)
+        early: list[Tail] = []
+
+        def at_end(tail: Tail) -> None:
+            ends = [n for first, count in places(tail.spans) for n in range(first, first + count)]
+            chunks = [view[tail.cut.starts[n] : tail.cut.starts[n + 1]] for n in ends]
+            if LEAST_EARLY_BYTES <= sum(map(len, chunks)) <= MOST_EARLY_BYTES and send_early(chunks):
+                early.append(tail)
+
+        cut, spans = comparer.cut(state, at_end)
+        starts = cut.starts
+        new = places(spans)
+        self._lengths = [starts[n + 1] - starts[n] for first, count in new for n in range(first, first + count)]
+        self._pieces = [view[starts[first] : starts[first + count]] for first, count in new]
+        self._early = (0, 0)  # chunks, and the pieces that they are; the last ones
+        if early and early[0].is_joined:
+            counts = [count for _, count in places(early[0].spans)]
+            self._early = (sum(counts), len(counts))
+        spans_told = [[span.before, span.count] for span in spans]
+        self._head = {**head, "root": cut.root().hex(), "spans": spans_told}
+
+    def whole(self) -> tuple[dict[str, Any], list[memoryview]]:
+        """Head and body, for a connection on which nothing was sent early."""
+        return {**self._head, "lengths": self._lengths, "early": 0}, self._pieces
+
+    def without_early(self) -> tuple[dict[str, Any], list[memoryview]]:
+        """Head and body, but for what was sent early."""
+        chunks, pieces = self._early
+        rest = self._lengths[: len(self._lengths) - chunks]
+        return {**self._head, "lengths": rest, "early": chunks}, self._pieces[: len(self._pieces) - pieces]
 
 
 def put_file(
@@ -167,23 +226,6 @@ def _once(path: Path, head: dict[str, Any], file: int) -> dict[str, Any]:
             return _answer(connection)[0]
     except (OSError, wire.BrokenOffError) as error:
         raise _away(path, error) from error
-
-
-def _change(comparer: Comparer, head: dict[str, Any], base: str, state: bytes | bytearray) -> tuple[Any, Any]:
-    """What to send: the state as a change of the one before. From then on it is the one before."""
-    from selfware_common.state.comparing import places
-
-    cut, spans = comparer.cut(state)
-    view, starts = memoryview(state), cut.starts
-    new = places(spans)
-    told = {
-        **head,
-        "root": cut.root().hex(),
-        "base": base,
-        "spans": [[span.before, span.count] for span in spans],
-        "lengths": [starts[n + 1] - starts[n] for first, count in new for n in range(first, first + count)],
-    }
-    return told, [view[starts[first] : starts[first + count]] for first, count in new]
 
 
 def _answer(connection: socket.socket) -> tuple[dict[str, Any], bytearray]:

@@ -3,8 +3,11 @@
 A Unix stream socket. Either side sends messages: length of the head (u32, little-endian), the head as JSON, and as many
 bytes as its field "body" says. A client's message may carry one open file. Requests ("call"), each answered in turn:
 
-    save   session_id epoch level sequence label root base spans lengths; body: the new chunks, one after the other
+    early  lengths; body: chunks that the save which follows has as its last new ones, one after the other
+           -> no answer
+    save   session_id epoch level sequence label root base spans lengths early; body: the new chunks, one after the other
            spans: [[chunk of the base or -1 for new, count], ...]; lengths: of the new chunks; root: hex
+           early: how many more new chunks came just before it (all of them, or 0: then they are as if never sent)
            -> checkpoint, or {"unknown_base": true}: send everything
     put    session_id epoch level sequence label; the state is the open file
            -> checkpoint

@@ -31,7 +31,8 @@ from selfware_common.state.chunking import MAX_BYTES
 from selfware_common.state.comparing import Span
 
 LOG = logging.getLogger("selfware-checkpointd")
-KEPT_BYTES = 16 * 1024 * 1024  # of memory that a change came in, for the next one; more goes through a file
+IN_MEMORY_BYTES = 8 * 1024 * 1024  # of a change that comes in; more goes through a file
+KEPT_BYTES = 2 * 1024 * 1024  # of memory, between two calls, for each client
 PIECE_BYTES = 1024 * 1024
 GRACE_SECONDS = 2.0
 RETRY_SECONDS = 0.5
@@ -213,12 +214,14 @@ class _Connection:
     def _body(self, size: int) -> Iterator[Body]:
         """What came with the head: in memory that is kept for the next one, or, if it is large, in a file of no name.
         All of it is here before anything is saved: a client that stops in the middle holds nobody up."""
-        if size <= KEPT_BYTES:
+        if size <= IN_MEMORY_BYTES:
             if len(self._room) < size:
                 self._room = bytearray(size + size // 8)
             with memoryview(self._room)[:size] as body:
                 wire.receive_into(self._connection, body)
                 yield body
+            if len(self._room) > KEPT_BYTES:
+                self._room = bytearray()
             return
         with TemporaryFile(dir=self._spool) as spooled:
             room = memoryview(bytearray(PIECE_BYTES))

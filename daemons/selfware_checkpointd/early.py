@@ -18,6 +18,8 @@ from selfware_checkpointd.errors import UnusableStateError
 from selfware_common.state import wire
 from selfware_common.state.chunking import MAX_BYTES
 
+KEPT_BYTES = 2 * 1024 * 1024  # of memory, between two saves
+
 
 class Early:
     """Of one connection."""
@@ -62,3 +64,5 @@ class Early:
         if self._ahead is not None:
             self._ahead.drop()
         self._ahead = None
+        if len(self._room) > KEPT_BYTES:
+            self._room = bytearray()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,14 @@ from selfware_checkpointd.errors import (
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory
+from selfware_checkpointd.filling import Filling, compared
 from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, number_of
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
+from selfware_common.state.comparing import Span, root_of
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
 COMPRESSION_LEVEL = 6  # [checkpoint] compression_level, unless set
@@ -77,6 +79,7 @@ class Store:
         self._lock = threading.RLock()
         self._newest = Newest()
         self._hot = Hot()
+        self._filler = ThreadPoolExecutor(1, "fill")
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
@@ -119,16 +122,21 @@ class Store:
         kind = (subject.session_id, subject.level)
         with self._lock:
             number, base = self._base_of(*kind)
-            room = self._hot.room(size)
+            room = self._hot.room(size, kind)
             if room is None:
                 found = scan(self._chunker, Window(size, read), base.cut)
                 return self._save(subject, base, found, None, before_commit)
+            before = self._hot.get(kind, number)
+            ahead = self._packer.ahead()
+            filling = Filling(room, size, read, self._filler)
             try:
-                window = Window(size, read, memoryview(room)[:size])
-                before = self._hot.get(kind, number)
-                found = scan(self._chunker, window, base.cut) if before is None else self._compare(before, window, base)
-                info = self._save(subject, base, found, None, before_commit)
+                if before is None:
+                    found = scan(self._chunker, Window(size, read, filling.state), base.cut)
+                else:
+                    found = compared(self._chunker, before, base.cut, filling, ahead)
+                info = self._save(subject, base, found, None, before_commit, ahead)
             except BaseException:
+                filling.close()
                 self._hot.give_back(room)
                 raise
             self._hot.put(kind, info.number, room)
@@ -260,6 +268,7 @@ class Store:
     def close(self) -> None:
         """Everything acknowledged is durable already."""
         self._packer.close()
+        self._filler.shutdown()
         self._assembler.close()
 
     def _save(
@@ -301,15 +310,6 @@ class Store:
         self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
-
-    def _compare(self, before: bytearray, window: Window, base: ChunkList) -> Iterator[Found]:
-        state = window.rest()
-        cut, spans = compare(self._chunker, state, base.cut, same_in_memory(before, state, base.cut))
-        at = 0
-        for span in spans:
-            new = range(at, at + span.count) if span.before < 0 else range(0)
-            yield span, [(cut.digests[n], state[cut.starts[n] : cut.starts[n + 1]]) for n in new]
-            at += span.count
 
     def _other_copy(self, digest: bytes) -> bytes | None:
         """A damaged chunk as a later save stored it again."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from selfware_common.state.chunking import Chunker
+from selfware_common.state.chunking import MAX_BYTES, Chunker
 from selfware_common.state.tail import Find, Tail, begin_of_tail
 
 State = bytes | bytearray | memoryview
@@ -26,6 +26,8 @@ SMALL_BYTES = 4 * 1024 * 1024
 LONGEST_STRIDE = 64  # chunks compared at once: a difference found in them is looked for once more
 
 Same = Callable[[int, int, int], int]
+Need = Callable[[int], None]
+"""Returns when all bytes up to this one may be looked at."""
 
 
 @dataclass(slots=True)
@@ -87,11 +89,17 @@ def root_of(digests: list[bytes]) -> bytes:
 
 
 def compare(
-    chunker: Chunker, state: State, before: Cut, same: Same, begin: tuple[int, int] = (0, 0), tail: Tail | None = None
+    chunker: Chunker,
+    state: State,
+    before: Cut,
+    same: Same,
+    begin: tuple[int, int] = (0, 0),
+    tail: Tail | None = None,
+    need: Need | None = None,
 ) -> tuple[Cut, list[Span]]:
     """Cut the state. ``same(at, chunk, most)`` says how many of the chunks before, at most so many, from that one on
     stand in the new state from byte ``at`` on. begin: the byte to begin at, a cut, and the old chunk to expect there.
-    tail: the cuts from some byte on, taken over if that is a cut.
+    tail: the cuts from some byte on, taken over if that is a cut. need: is called before bytes are looked at.
     """
     view = memoryview(state)
     cut, spans = Cut(starts=[begin[0]]), []
@@ -113,7 +121,13 @@ def compare(
                 continue
         new = 0
         near, expected = expected, most
-        for chunk in chunker.cut(view[at:]):
+        pieces = chunker.cut(view[at:])
+        while True:
+            if need is not None:
+                need(cut.starts[-1] + 2 * MAX_BYTES)
+            chunk = next(pieces, None)
+            if chunk is None:
+                break
             digest = blake3(chunk).digest()
             cut.add(digest, len(chunk))
             number = known.of(digest, near)
@@ -145,7 +159,7 @@ def tail_of(
     return Tail(*begin, cut, spans)
 
 
-def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same:
+def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut, need: Need | None = None) -> Same:
     """The answer for ``compare`` where both states are at hand: memory is compared in strides that double."""
     starts = before.starts
 
@@ -155,6 +169,8 @@ def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same
             stride = min(stride, most - count)
             begin, end = starts[number + count], starts[number + count + stride]
             place = at + begin - starts[number]
+            if need is not None:
+                need(place + end - begin)
             if place + end - begin <= len(new) and old.startswith(new[place : place + end - begin], begin):
                 count += stride
                 stride = min(2 * stride, LONGEST_STRIDE)
@@ -184,9 +200,7 @@ class Comparer:
         self._old: bytes | bytearray = b""
         self.before = Cut()
 
-    def cut(
-        self, state: bytes | bytearray, early: Callable[[Tail], None] | None = None
-    ) -> tuple[Cut, list[Span]]:
+    def cut(self, state: bytes | bytearray, early: Callable[[Tail], None] | None = None) -> tuple[Cut, list[Span]]:
         """The cut of this state, and what of it stood in the one before. early: is told of its end first, which is
         right if it ``is_joined`` when this returns."""
         view = memoryview(state)

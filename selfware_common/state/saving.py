@@ -18,10 +18,9 @@ from selfware_common.state import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
-
-    from collections.abc import Callable
 
     from selfware_common.state.comparing import Comparer
     from selfware_common.state.tail import Tail

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from selfware_common.state.comparing import Cut, Same, Span
 
-BACK = 16  # chunks before the end: more than a state's last part, which changes without growing
+# Chunks before the end: more than a state's last part, which changes without growing. One of them will be as it was.
+BACK = (16, 20, 25)
 MARK_BYTES = 64
 MOVED_BYTES = 256 * 1024  # by so much more than it grew the state may have moved
 MOST_TRIES = 4
@@ -37,22 +38,28 @@ class Tail:
     is_joined: bool = False  # True: the full comparison came by, this is what the state ends with
 
 
-def begin_of_tail(
-    old: bytes | bytearray, before: Cut, find: Find, size: int, same: Same
-) -> tuple[int, int] | None:
+def looked_at_from(before: Cut) -> int:
+    """No byte of the new state before this one is looked at to find the tail, nor for its cuts."""
+    number = len(before.digests) - 1 - BACK[-1]
+    return max(0, before.starts[number] - MOVED_BYTES) if number >= 0 else 0
+
+
+def begin_of_tail(old: bytes | bytearray, before: Cut, find: Find, size: int, same: Same) -> tuple[int, int] | None:
     """Where it begins in the new state of this size, and the old chunk that stands there; None if the states are
     small, or their ends have nothing in common."""
-    number = len(before.digests) - 1 - BACK
-    if number < BACK:
+    if len(before.digests) <= 2 * BACK[-1]:
         return None
-    start = before.starts[number]
-    mark = bytes(old[start : start + MARK_BYTES])
-    at, last = start - MOVED_BYTES, start + max(0, size - before.starts[-1]) + MOVED_BYTES
-    for _ in range(MOST_TRIES):
-        at = find(mark, max(0, at), min(size, last))
-        if at < 0:
-            return None
-        if same(at, number, 1):
-            return at, number
-        at += 1
+    moved = max(0, size - before.starts[-1]) + MOVED_BYTES
+    for back in BACK:
+        number = len(before.digests) - 1 - back
+        start = before.starts[number]
+        mark = bytes(old[start : start + MARK_BYTES])
+        at = max(0, start - MOVED_BYTES)
+        for _ in range(MOST_TRIES):
+            at = find(mark, at, min(size, start + moved))
+            if at < 0:
+                break
+            if same(at, number, 1):
+                return at, number
+            at += 1
     return None

@@ -5,7 +5,7 @@ bytes as its field "body" says. A client's message may carry one open file. Requ
 
     early  lengths; body: chunks that the save which follows has as its last new ones, one after the other
            -> no answer
-    save   session_id epoch level sequence label root base spans lengths early; body: the new chunks, one after the other
+    save   session_id epoch level sequence label root base spans lengths early; body: the new chunks, one by one
            spans: [[chunk of the base or -1 for new, count], ...]; lengths: of the new chunks; root: hex
            early: how many more new chunks came just before it (all of them, or 0: then they are as if never sent)
            -> checkpoint, or {"unknown_base": true}: send everything

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from selfware_agent import fold, state
+from selfware_agent.appending import Appender
 from selfware_agent.errors import StateUnreadableError, SupersededError
 from selfware_common import clients, events
 from selfware_common.errors import SelfwareError
@@ -41,6 +42,7 @@ class Memory:
     def __init__(self, channel: grpc.aio.Channel, bulk: Path, session_id: str) -> None:
         """``bulk``: checkpointd's socket for states."""
         self._stub = checkpoint_pb2_grpc.CheckpointStub(channel)
+        self._appender = Appender(self._stub, CALL_SECONDS)
         self._bulk = bulk
         self._saver: Saver | None = None
         self._saving = asyncio.Lock()
@@ -115,7 +117,7 @@ class Memory:
         delay_seconds = 0.05
         while True:
             try:
-                await self._stub.Append(request, timeout=CALL_SECONDS)
+                await self._appender.append(request)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in PASSING:
                     self.ended = _refused(self.session_id, error)

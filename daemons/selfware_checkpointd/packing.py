@@ -10,7 +10,8 @@ next one was being written when everything stopped, and nobody was told of it: i
 was complete once: it is damaged, and says so.
 
 Large saves are compressed by two threads while the next chunks are still being cut, and no more than a few groups are
-in memory; what is known earlier is compressed earlier, see ``ahead``. Owns the next pack's file. Not thread-safe: the store holds a lock.
+in memory; what is known earlier is compressed earlier, see ``ahead``. Owns the next pack's file. Not thread-safe: the
+store holds a lock.
 """
 
 from __future__ import annotations

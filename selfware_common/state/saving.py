@@ -9,15 +9,15 @@ are for programs that do one thing and end: they keep nothing, and import neithe
 
 from __future__ import annotations
 
-import mmap
+import _socket
 import os
-import socket
 
 from selfware_common.record import Any, NamedTuple
 from selfware_common.state import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
@@ -58,7 +58,7 @@ class Saver:
         self._path = path
         self._timeout_seconds = timeout_seconds
         self._session_id = session_id
-        self._connection: socket.socket | None = None
+        self._connection: wire.Connection | None = None
         self._comparer: Comparer | None = None
         self._base = ""
 
@@ -182,7 +182,7 @@ class _Change:
 
 
 def put_file(
-    path: Path, session_id: str, epoch: int, level: int, sequence: int, file: int, label: str = ""
+    path: Path | str, session_id: str, epoch: int, level: int, sequence: int, file: int, label: str = ""
 ) -> Checkpoint:
     """Save what the open file holds. Durable on return; raises SavingError."""
     head = {
@@ -191,13 +191,15 @@ def put_file(
     return Checkpoint(**_once(path, head, file)["checkpoint"])
 
 
-def get_file(path: Path, checkpoint_id: str, file: int) -> Checkpoint:
+def get_file(path: Path | str, checkpoint_id: str, file: int) -> Checkpoint:
     """Write a verified state into the open file, from its start; its end is cut off there. Raises SavingError."""
     return Checkpoint(**_once(path, {"call": "get", "checkpoint_id": checkpoint_id}, file)["checkpoint"])
 
 
 def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, mmap.mmap | bytes]:
     """A verified state, in memory that checkpointd filled. Raises SavingError."""
+    import mmap
+
     file = os.memfd_create("state", os.MFD_CLOEXEC)
     try:
         found = get_file(path, checkpoint_id, file)
@@ -206,9 +208,9 @@ def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, mmap.mmap | bytes]:
         os.close(file)
 
 
-def connect(path: Path, timeout_seconds: float = CALL_SECONDS) -> socket.socket:
+def connect(path: Path | str, timeout_seconds: float = CALL_SECONDS) -> wire.Connection:
     """A connection whose calls take at most so long; OSError if nobody listens."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(timeout_seconds)
         connection.connect(str(path))
@@ -218,16 +220,19 @@ def connect(path: Path, timeout_seconds: float = CALL_SECONDS) -> socket.socket:
     return connection
 
 
-def _once(path: Path, head: dict[str, Any], file: int) -> dict[str, Any]:
+def _once(path: Path | str, head: dict[str, Any], file: int) -> dict[str, Any]:
     try:
-        with connect(path) as connection:
+        connection = connect(path)
+        try:
             wire.send(connection, head, file=file)
             return _answer(connection)[0]
+        finally:
+            connection.close()
     except (OSError, wire.BrokenOffError) as error:
         raise _away(path, error) from error
 
 
-def _answer(connection: socket.socket) -> tuple[dict[str, Any], bytearray]:
+def _answer(connection: wire.Connection) -> tuple[dict[str, Any], bytearray]:
     received = wire.receive(connection)
     if received is None:
         raise wire.BrokenOffError
@@ -238,7 +243,7 @@ def _answer(connection: socket.socket) -> tuple[dict[str, Any], bytearray]:
     return head, body
 
 
-def _away(path: Path, error: Exception) -> SavingError:
+def _away(path: Path | str, error: Exception) -> SavingError:
     reason = (error.strerror if isinstance(error, OSError) else "") or "it ended in the middle"
     return SavingError(f"Cannot reach checkpointd at {path}: {reason}.", "UNAVAILABLE")
 

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,7 @@ def test_a_polite_stop_answers_what_was_asked(home: Path, server: Server) -> Non
 )
 def test_what_is_no_message_ends_only_its_connection(home: Path, server: Server, said: bytes) -> None:
     epoch = server.open().epoch
-    with saving.connect(bulk(home)) as connection:
+    with closing(saving.connect(bulk(home))) as connection:
         connection.sendall(said)
         connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
@@ -183,7 +184,7 @@ def test_what_is_no_message_ends_only_its_connection(home: Path, server: Server,
     assert "Traceback" not in server.end()
 
 
-def early(connection: socket.socket, chunks: list[bytes]) -> None:
+def early(connection: wire.Connection, chunks: list[bytes]) -> None:
     wire.send(connection, {"call": "early", "lengths": [len(chunk) for chunk in chunks]}, chunks)
 
 
@@ -194,7 +195,7 @@ def test_what_is_appended_comes_before_the_rest_is_compared(
     heads: list[dict[str, object]] = []
     send = wire.send
 
-    def noted(connection: socket.socket, head: dict[str, object], *rest: object, **more: object) -> None:
+    def noted(connection: wire.Connection, head: dict[str, object], *rest: object, **more: object) -> None:
         heads.append(head)
         send(connection, head, *rest, **more)  # type: ignore[arg-type]
         if head["call"] == "early" and head["lengths"] and saved.sequence == 3:
@@ -221,7 +222,7 @@ def test_what_came_early_is_dropped_unless_the_next_call_wants_it(home: Path, se
         "call": "save", "session_id": "s", "epoch": 1, "level": 3, "sequence": 1, "label": "", "base": "", "root": "00",
         "spans": [[-1, 2]], "lengths": [],
     }  # fmt: skip
-    with saving.connect(bulk(home)) as connection:
+    with closing(saving.connect(bulk(home))) as connection:
         early(connection, [b"one", b"two"])
         early(connection, [b"three"])
         wire.send(connection, {**head, "early": 2})
@@ -234,6 +235,6 @@ def test_what_came_early_is_dropped_unless_the_next_call_wants_it(home: Path, se
         refused, _ = wire.receive(connection) or ({}, -1)
         assert "2 of its chunks came early, it says, and 0 did" in refused["error"]
     for wrong in ([b"", b"two"], [b"x" * 70_000]):
-        with saving.connect(bulk(home)) as connection, contextlib.suppress(ConnectionResetError):
+        with closing(saving.connect(bulk(home))) as connection, contextlib.suppress(ConnectionResetError):
             early(connection, wrong)
             assert connection.recv(1) == b"", "that is no message: the connection ends"

@@ -210,28 +210,26 @@ class Store:
             return pack.info
 
     def checkpoints(self, session_id: str = "") -> list[CheckpointInfo]:
-        """Readable checkpoints, newest first; of every session if none is named."""
-        with self._lock:
-            infos = [pack.info for pack in self._catalog.packs.values() if pack.info is not None]
+        """Readable checkpoints, newest first; of every session if none is named. Waits for nobody, so the event loop
+        may ask; nor do ``latest`` and ``unreadable``."""
+        infos = [pack.info for _, pack in self._catalog.all() if pack.info is not None]
         chosen = [info for info in infos if session_id in ("", info.session_id)]
         return sorted(chosen, key=lambda info: info.number, reverse=True)
 
     def latest(self, session_id: str) -> CheckpointInfo:
         """The newest readable one; its chunks are not checked here."""
-        with self._lock:
-            info = self._catalog.latest(session_id)
+        info = self._catalog.latest(session_id)
         if info is None:
             raise CheckpointNotFoundError(checkpoint_id=f"of session {session_id}")
         return info
 
     def unreadable(self, session_id: str = "") -> list[Verdict]:
         """Checkpoints whose own record is damaged, newest first; one of unknown session counts for every session."""
-        with self._lock:
-            return [
-                Verdict(checkpoint_id(number), False, f"Checkpoint {checkpoint_id(number)} is damaged: {pack.problem}.")
-                for number, pack in sorted(self._catalog.packs.items(), reverse=True)
-                if pack.is_live and pack.info is None and (not session_id or pack.session_id in ("", session_id))
-            ]
+        return [
+            Verdict(checkpoint_id(number), False, f"Checkpoint {checkpoint_id(number)} is damaged: {pack.problem}.")
+            for number, pack in sorted(self._catalog.all(), reverse=True)
+            if pack.is_live and pack.info is None and (not session_id or pack.session_id in ("", session_id))
+        ]
 
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""

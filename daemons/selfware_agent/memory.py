@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from selfware_agent import fold, past, rewinding, state
+from selfware_agent.appending import Appender
 from selfware_agent.errors import (
     CheckpointRefusedError,
     SessionExistsError,
@@ -57,6 +58,7 @@ class Memory:
     def __init__(self, channel: grpc.aio.Channel, bulk: Path, spool: Path, session_id: str) -> None:
         """``bulk``: checkpointd's socket for states; ``spool``: a directory for large ones that are read."""
         self._stub = checkpoint_pb2_grpc.CheckpointStub(channel)
+        self._appender = Appender(self._stub, CALL_SECONDS)
         self._bulk = bulk
         self._spool = spool
         self._saver: Saver | None = None
@@ -223,7 +225,7 @@ class Memory:
         delay_seconds = 0.05
         while True:
             try:
-                await self._stub.Append(request, timeout=CALL_SECONDS)
+                await self._appender.append(request)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in PASSING:
                     self.ended = _refused(self.session_id, error)

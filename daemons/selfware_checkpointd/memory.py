@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
+from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.errors import FormatVersionError, KeyMissingError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
@@ -145,6 +146,7 @@ class Memory:
         spans: Sequence[Span],
         fresh: Iterable[memoryview],
         root: bytes,
+        ahead: Ahead | None = None,
     ) -> CheckpointInfo:
         """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread."""
         self.sessions.check(subject.session_id, epoch)
@@ -153,7 +155,7 @@ class Memory:
         def check() -> None:
             self.sessions.check(subject.session_id, epoch)
 
-        return self.store.save_change(stamped, base_id, spans, fresh, root, check)
+        return self.store.save_change(stamped, base_id, spans, fresh, root, check, ahead)
 
     async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
         """A verified state."""

@@ -60,6 +60,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
@@ -88,6 +89,7 @@ _TRAILER = struct.Struct("<QIII")
 _CHECKSUM = struct.Struct("<I")
 TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
 _GROUP_HEAD_BYTES = 8 + _GROUP.size
+_own = threading.local()
 
 
 class _ForeignError(ValueError):
@@ -213,7 +215,10 @@ def decompress(frame: bytes, size: int) -> bytes | None:
     try:
         if zstandard.frame_content_size(frame) != size:
             return None
-        return zstandard.ZstdDecompressor().decompress(frame, size)
+        if not hasattr(_own, "decompressor"):  # this thread's own; making one takes as long as 20 KiB
+            _own.decompressor = zstandard.ZstdDecompressor()
+        raw: bytes = _own.decompressor.decompress(frame, size)
+        return raw
     except zstandard.ZstdError:
         return None
 

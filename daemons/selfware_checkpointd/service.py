@@ -138,10 +138,16 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         return _info(info)
 
     async def Load(self, request: checkpoint_pb2.LoadRequest, context: Any) -> AsyncIterator[checkpoint_pb2.LoadReply]:
-        info, state = await self._memory.load(request.checkpoint_id)
-        yield checkpoint_pb2.LoadReply(info=_info(info))
-        for piece in _pieces(state):
-            yield checkpoint_pb2.LoadReply(data=piece)
+        """Verified as it goes, so that no state is in memory as a whole; what is damaged ends the stream."""
+        reading = self._memory.store.reading(request.checkpoint_id)
+        info, pieces = await asyncio.to_thread(reading.__enter__)
+        try:
+            yield checkpoint_pb2.LoadReply(info=_info(info))
+            while data := await asyncio.to_thread(next, pieces, None):
+                for start in range(0, len(data), PIECE_BYTES):
+                    yield checkpoint_pb2.LoadReply(data=bytes(data[start : start + PIECE_BYTES]))
+        finally:
+            await asyncio.to_thread(reading.__exit__, None, None, None)
 
     async def List(self, request: checkpoint_pb2.ListRequest, context: Any) -> checkpoint_pb2.ListReply:
         found = self._memory.store.checkpoints(request.session_id)

@@ -57,6 +57,7 @@ class Bench:
         self.file = base / FILE
         self.session = Session(size_bytes)
         self.peers: list[Tool] = tools(base, FILE) if with_peers else []
+        self.encrypted = with_encrypted
         self.ours = {OURS: base / "a", **({ENCRYPTED: base / "c"} if with_encrypted else {})}
         names = (*self.ours, PROCESS, FLOOR, *(one.name for one in self.peers))
         self.runs: dict[str, Run] = {name: Run() for name in names}
@@ -83,6 +84,10 @@ class Bench:
                     self._step(step, savers, epochs, per_process)
             self.cpu_seconds = {name: daemon.cpu_seconds() for name, daemon in connected.items()}
             self._restore(steps, connected, per_process)
+            self.restore_cpu_seconds = {
+                name: (daemon.cpu_seconds() - self.cpu_seconds[name]) / len(self.runs[name].restores)
+                for name, daemon in connected.items()
+            }
             self.at_once_bytes = connected[OURS].stored_bytes()
             self.peaks = {OURS: connected[OURS].peak_bytes(), PROCESS: per_process.peak_bytes()}
             for name, daemon in {**connected, PROCESS: per_process}.items():
@@ -110,7 +115,10 @@ class Bench:
             **{one.name: lambda one=one: one.save_step(step, self.base) for one in self.peers},
         }
         names = list(calls)
-        for name in names[step % len(names) :] + names[: step % len(names)]:
+        order = names[step % len(names) :] + names[: step % len(names)]
+        if self.encrypted and step // len(names) % 2:  # so that neither of the two always finds what the other left
+            order.reverse()
+        for name in order:
             self.runs[name].saves.append(timed(calls[name]))
         spent = ", ".join(f"{name} {self.runs[name].saves[-1]:.3f}" for name in names)
         say(f"step {step}: {len(state) / 2**20:.1f} MiB, {changed}; seconds: {spent}")
@@ -125,8 +133,8 @@ class Bench:
             PROCESS: lambda: self._client("restore", per_process.bulk, target, newest_of_process),
             **{one.name: lambda one=one: one.restore_step(step, target) for one in self.peers},
         }
-        for _ in range(REPEATED_RESTORES):
-            for name, call in calls.items():
+        for repeated in range(REPEATED_RESTORES * (3 if self.encrypted else 1)):
+            for name, call in list(calls.items())[:: -1 if self.encrypted and repeated % 2 else 1]:
                 self.runs[name].restores.append(timed(call))
                 assert target.read_bytes() == wanted, f"{name} restored something else"
                 target.unlink()
@@ -197,6 +205,7 @@ class Bench:
                 ("restore_seconds", "s", median(sealed.restores), median(ours.restores)),
                 ("stored_bytes", "B", sealed.stored_bytes, ours.stored_bytes),
                 ("cpu_seconds", "s", self.cpu_seconds[ENCRYPTED], self.cpu_seconds[OURS]),
+                ("restore_cpu_seconds", "s", self.restore_cpu_seconds[ENCRYPTED], self.restore_cpu_seconds[OURS]),
             ):
                 line("checkpoint", f"{metric}_encrypted", unit, own, peer="not encrypted", peer_value=plain, n=steps)
         line("checkpoint", "stored_bytes_before_upkeep", "B", self.at_once_bytes, n=steps + 1)

@@ -31,7 +31,11 @@ class CheckpointDaemon(daemon.Daemon):
     async def open(self) -> None:
         self._root = config.root(self.paths, self.settings)
         self._memory = await asyncio.to_thread(
-            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level)
+            lambda: Memory(
+                self._root,
+                compression_level=self.settings.checkpoint.compression_level,
+                policy=config.policy(self.settings),
+            )
         )
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)

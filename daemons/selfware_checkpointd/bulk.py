@@ -167,7 +167,13 @@ class _Connection:
             raise UnusableStateError(problem=f"{head['body']} bytes came, and {sum(lengths)} were announced")
         spans = [Span(int(before), int(count)) for before, count in head["spans"]]
         info = self._memory.save_change(
-            _subject(head), int(head["epoch"]), head["base"], spans, _chunks(body, lengths), bytes.fromhex(head["root"])
+            _subject(head),
+            int(head["epoch"]),
+            head["base"],
+            spans,
+            _Chunks(body, lengths),
+            head["body"],
+            bytes.fromhex(head["root"]),
         )
         self._saved()
         return {"checkpoint": _told(info)}
@@ -211,7 +217,7 @@ class _Connection:
                 wire.receive_into(self._connection, body)
                 yield body
             return
-        with TemporaryFile(dir=self._spool) as spooled:
+        with self._memory.bounds.room.claim(size, is_written=True), TemporaryFile(dir=self._spool) as spooled:
             room = memoryview(bytearray(PIECE_BYTES))
             while size:
                 piece = room[: min(size, PIECE_BYTES)]
@@ -233,11 +239,17 @@ class _Connection:
             size -= len(piece)
 
 
-def _chunks(body: Body, lengths: list[int]) -> Iterator[memoryview]:
-    at = 0
-    for length in lengths:
-        yield body[at : at + length] if isinstance(body, memoryview) else memoryview(os.pread(body, length, at))
-        at += length
+class _Chunks:
+    """The chunks in a body, in order, as often as somebody asks."""
+
+    def __init__(self, body: Body, lengths: list[int]) -> None:
+        self._body, self._lengths = body, lengths
+
+    def __iter__(self) -> Iterator[memoryview]:
+        at, body = 0, self._body
+        for length in self._lengths:
+            yield body[at : at + length] if isinstance(body, memoryview) else memoryview(os.pread(body, length, at))
+            at += length
 
 
 def _subject(head: dict[str, Any]) -> Subject:

@@ -83,10 +83,14 @@ def test_what_is_being_read_is_left_alone(tmp_path: Path) -> None:
     first = next(iter(found))
     with store.reading(first) as (_, pieces):
         begun = bytes(next(pieces))
-        assert store.tighten() == ""
-        assert keep_newest(store, {Level.SESSION: 1}) == "deleted nothing, because checkpoints are being read"
+        before = (tmp_path / f"{first}.pack").read_bytes()
+        store.tighten()
+        said = keep_newest(store, {Level.SESSION: 1})
+        assert said.startswith("deleted 2 checkpoints") and said.endswith("1 wait, for they are being read")
+        assert (tmp_path / f"{first}.pack").read_bytes() == before
         assert begun + b"".join(pieces) == found[first]
     assert store.tighten() != "", "and done the next time"
+    assert keep_newest(store, {Level.SESSION: 1}).startswith("deleted 1 checkpoints")
 
 
 def test_a_save_in_the_meantime_may_use_chunks_that_were_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,11 @@ class Journal:
                 total += path.stat().st_size
         return total
 
+    @property
+    def floor(self) -> int:
+        """The last event that was let go; 0 if all are there."""
+        return self._floor
+
     def fence(self, epoch: int) -> int:
         """Refuse older writers from now on; returns the last event that any of them made durable."""
         with self._lock:

@@ -73,6 +73,13 @@ def checkpoint_id(number: int) -> str:
     return f"ckpt-{number:08d}"
 
 
+def numbers_of(text: str) -> list[int]:
+    """The number of the checkpoint with exactly this id, if it is an id."""
+    digits = text.removeprefix("ckpt-")
+    number = int(digits) if digits.isascii() and digits.isdecimal() and digits != text else 0
+    return [number] if number and checkpoint_id(number) == text else []
+
+
 def runs_of(places: Iterable[tuple[int, int]]) -> list[Run]:
     """Join (pack, chunk) places that follow one another."""
     runs: list[Run] = []

@@ -33,7 +33,7 @@ from selfware_checkpointd.errors import (
 )
 from selfware_checkpointd.files import Sync, make_directory, written_unix_nanos
 from selfware_checkpointd.hot import Hot
-from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
+from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, numbers_of
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.repacking import DEAD_SHARE
@@ -198,14 +198,15 @@ class Store:
         """The checkpoint with this id or tag, or the only one whose id begins like this."""
         with self._lock:
             prefix = self.tags.id_of(prefix) or prefix
-            matching = [n for n, p in self._catalog.packs.items() if p.is_live and checkpoint_id(n).startswith(prefix)]
-            exact = [number for number in matching if checkpoint_id(number) == prefix]
+            packs = self._catalog.packs
+            exact = [number for number in numbers_of(prefix) if number in packs and packs[number].is_live]
+            matching = exact or [n for n, p in packs.items() if p.is_live and checkpoint_id(n).startswith(prefix)]
             if not matching:
                 raise CheckpointNotFoundError(checkpoint_id=prefix)
             if len(matching) > 1 and not exact:
                 raise CheckpointAmbiguousError(checkpoint_id=prefix, count=len(matching))
             (number,) = exact or matching
-            pack = self._catalog.packs[number]
+            pack = packs[number]
             if pack.info is None:
                 raise CheckpointCorruptError(checkpoint_id=checkpoint_id(number), problem=pack.problem)
             return pack.info

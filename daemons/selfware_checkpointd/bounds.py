@@ -26,7 +26,7 @@ from selfware_checkpointd.room import Room
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
-from selfware_common.errors import DiskFullError
+from selfware_common.errors import DiskFullError, SelfwareError
 
 AGAIN_SECONDS = 5.0  # after making room was in vain, appends do not ask for it again before
 CHUNK_BYTES = 128  # what a pack says of a chunk, at most: twice its head, and a run of the manifest
@@ -46,9 +46,10 @@ class Bounds:
         journals: dict[str, Journal],
         policy: Policy,
         clock: Callable[[], int],
+        reserve_bytes: int,
     ) -> None:
         self.room = room
-        self.reserve = Reserve(root)
+        self.reserve = Reserve(root, reserve_bytes)
         self.notes: list[str] = []
         self._store, self._sessions, self._journals = store, sessions, journals
         self._retention = Retention(store)
@@ -103,7 +104,10 @@ class Bounds:
 
     def _make_room(self, size: int) -> None:
         wanted = size + self.room.free_bytes // 4
-        self._retention.make_room(self._policy, self._clock(), lambda: wanted - self.room.left_bytes())
+        try:
+            self._retention.make_room(self._policy, self._clock(), lambda: wanted - self.room.left_bytes())
+        except SelfwareError as error:  # whether there is room all the same shows itself
+            self.notes.append(f"no room could be made: {error.sentence}")
         self._take_notes()
 
     def _take_notes(self) -> None:
@@ -118,9 +122,10 @@ class Bounds:
             policy, now = self._policy, self._clock()
             going = trimming.too_old(closed, now, policy.retention_days) if policy.retention_days >= 0 else []
             going += trimming.too_many(closed, self._journal_base + self._grown(), policy.max_size_bytes)
-            covered = {one.session_id: 0 for one in going}
-            for session in covered:
-                covered[session] = self._retention.covered(session, now)
+            wanted: dict[str, int] = {}
+            for one in going:
+                wanted[one.session_id] = min(one.last, wanted.get(one.session_id, one.last))
+            covered = {session: self._retention.covered(session, least, now) for session, least in wanted.items()}
             for session, floor in trimming.through(going, covered).items():
                 count += open_journal(session).trim(floor)
         except (SessionNotFoundError, SessionCorruptError, FormatVersionError) as error:

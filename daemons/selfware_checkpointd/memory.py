@@ -20,6 +20,7 @@ from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
+from selfware_checkpointd.reserve import MOST_BYTES as RESERVE_BYTES
 from selfware_checkpointd.room import NO_LIMIT, Room
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
@@ -64,6 +65,7 @@ class Memory:
         clock: Callable[[], int] = time.time_ns,
         compression_level: int = COMPRESSION_LEVEL,
         policy: Policy = KEEP_ALL,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         """Opens the store; journals are opened when they are first needed. Saves heed the policy's limit at once, and
         that of the last ``maintain`` from then on."""
@@ -77,7 +79,7 @@ class Memory:
         self._journals: dict[str, Journal] = {}
         self._lock = threading.Lock()
         self._maintaining = threading.Lock()
-        self.bounds = Bounds(root, room, self.store, self.sessions, self._journals, policy, clock)
+        self.bounds = Bounds(root, room, self.store, self.sessions, self._journals, policy, clock, reserve_bytes)
 
     async def open_session(self, session_id: str, writer_id: str) -> Opened:
         """Become the one writer; every earlier writer's epoch is refused from now on."""

@@ -43,7 +43,7 @@ class Retention:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._intact: dict[str, tuple[int, int]] = {}  # per session, a checkpoint and until when it counts as intact
-        self._covered: dict[str, tuple[int, int]] = {}  # per session, up to which event, and until when that counts
+        self._uncovered: dict[str, int] = {}  # sessions whose old events must stay, and until when not to ask again
         self.notes: list[str] = []  # what was let go though nobody can have wanted it to: damaged ones
 
     def run(self, policy: Policy, now_unix_nanos: int, excess: Excess) -> str:
@@ -85,15 +85,17 @@ class Retention:
             self._intact[session_id] = (number, now_unix_nanos + INTACT_NANOS)
         return number
 
-    def covered(self, session_id: str, now_unix_nanos: int) -> int:
-        """The last event that two intact checkpoints hold, micro ones aside; 0 if there are not two."""
-        sequence, until = self._covered.get(session_id, (0, 0))
-        if now_unix_nanos >= until:
-            larger = (info for info in self._store.checkpoints(session_id) if info.level > Level.MICRO)
-            intact = (info.sequence for info in larger if self._store.verify(info.checkpoint_id).intact)
-            two = list(islice(intact, 2))
-            sequence = min(two) if len(two) == 2 else 0
-            self._covered[session_id] = (sequence, now_unix_nanos + INTACT_NANOS)
+    def covered(self, session_id: str, wanted: int, now_unix_nanos: int) -> int:
+        """The last event that two intact checkpoints hold, micro ones aside; 0 if there are not two. If that is less
+        than what is wanted it is not looked for again for a while."""
+        if now_unix_nanos < self._uncovered.get(session_id, 0):
+            return 0
+        larger = (info for info in self._store.checkpoints(session_id) if info.level > Level.MICRO)
+        intact = (info.sequence for info in larger if self._store.verify(info.checkpoint_id).intact)
+        two = list(islice(intact, 2))
+        sequence = min(two) if len(two) == 2 else 0
+        if sequence < wanted:
+            self._uncovered[session_id] = now_unix_nanos + INTACT_NANOS
         return sequence
 
     def _delete(self, policy: Policy, now: int, is_full: bool) -> tuple[Plan, str]:

@@ -140,6 +140,11 @@ def plan(seed: int, length: int = 32) -> list[Step]:
             level, label = chance.choice(list(Level)), f"step {number}"
             steps.append(Step("save", session, (), level, chance.randint(0, last[session]), states[session], label))
         elif kind == "trim":
+            held = last[session]
+            steps += [
+                Step("save", session, (), level, held, states[session], f"step {number}")
+                for level in (Level.TASK, Level.SESSION)
+            ]
             steps.append(Step("maintain"))
         elif kind == "maintain":
             steps.append(Step("maintain", keep=dict.fromkeys(Level, chance.choice([1, 1, 2]))))

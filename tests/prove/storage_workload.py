@@ -32,7 +32,7 @@ from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import root_of
 
 SESSIONS = ("alpha", "beta")
-SEGMENT_BYTES = 2500
+SEGMENT_BYTES = 1500
 NOW = 1_700_000_000_000_000_000
 STEP_SECONDS = 20.0
 MOST_TRIES = 6
@@ -125,7 +125,7 @@ def plan(seed: int, length: int = 32) -> list[Step]:
     last = dict.fromkeys(SESSIONS, 0)
     states = {name: chance.randbytes(chance.choice([0, 900, 30_000, 60_000])) for name in SESSIONS}
     steps = [Step("open", SESSIONS[0]), Step("open", SESSIONS[1])]
-    kinds = ["append"] * 9 + ["save"] * 7 + ["maintain"] * 3 + ["reopen"] * 2 + ["open", "stale", "trim", "trim"]
+    kinds = ["append"] * 9 + ["save"] * 7 + ["maintain"] * 3 + ["reopen"] * 2 + ["open", "stale"] + ["trim"] * 4
     for number in range(length):
         session = chance.choice(SESSIONS)
         kind = chance.choice(kinds)

@@ -116,9 +116,8 @@ async def _month(root: Path, damage: str) -> tuple[str, int]:
         now = day * DAY_NANOS
         for n in range(10):
             await memory.append("s", epoch, [event(10 * day + n + 1, bytes(200), epoch)._replace(time_unix_nanos=now)])
-        await memory.save(
-            "s", epoch, Level.MICRO if damage == "all micro" else Level.TASK, 10 * day + 10, state(day), ""
-        )
+        level = Level.MICRO if damage == "all micro" else Level.TASK
+        await memory.save("s", epoch, level, 10 * day + 10, state(day), "")
     if damage == "all but one":
         for path in sorted(root.glob("checkpoints/*.pack"))[:-2]:
             flip(path, 50_000)

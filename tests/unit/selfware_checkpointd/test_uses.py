@@ -9,7 +9,7 @@ from selfware_checkpointd.manifest import Run
 from selfware_checkpointd.uses import Uses
 
 runs = st.lists(st.builds(Run, st.integers(1, 4), st.integers(0, 9), st.integers(1, 5)), max_size=4)
-changes = st.lists(
+changes = st.lists(st.one_of(runs, st.integers(0, 5)), max_size=30)  # one comes with these runs, or one goes
     st.one_of(runs, st.integers(0, 5)), max_size=30
 )  # a checkpoint comes, or the n-th of the living goes
 

@@ -140,6 +140,8 @@ class Bounds:
         for session in self._sessions.all():
             directory = self._sessions.journal_directory(session)
             files = [*_files(directory), *_files(directory.parent)]
+            if any(name == trimming.FLOOR for name, _ in files):
+                self._retention.floors[session] = trimming.read_floor(directory)
             total += sum(size + BLOCK for _, size in files)
             if sum(".wal" in name for name, _ in files) > 1:
                 several.append(session)

@@ -44,6 +44,7 @@ class Retention:
         self._store = store
         self._intact: dict[str, tuple[int, int]] = {}  # per session, a checkpoint and until when it counts as intact
         self._uncovered: dict[str, int] = {}  # sessions whose old events must stay, and until when not to ask again
+        self.floors: dict[str, int] = {}  # per session, the last event that was let go
         self.notes: list[str] = []  # what was let go though nobody can have wanted it to: damaged ones
 
     def run(self, policy: Policy, now_unix_nanos: int, excess: Excess) -> str:
@@ -99,7 +100,8 @@ class Retention:
         return sequence
 
     def _delete(self, policy: Policy, now: int, is_full: bool) -> tuple[Plan, str]:
-        infos, tagged = self._store.checkpoints(), self._store.tags.tagged()
+        infos = self._store.checkpoints()
+        tagged = self._store.tags.tagged() | holders(infos, self.floors)
         ruins = [Ruin(one.number, one.session_id, one.written_unix_nanos) for one in self._store.damaged()]
         planned = plan(_described(infos, {}, tagged), now, policy)
         gone = {one.number for one in planned.delete}
@@ -111,6 +113,17 @@ class Retention:
         for one in going[: len(going) - len(planned.delete)]:
             self.notes.append(f"{checkpoint_id(one.number)} was deleted: {one.reason}")
         return replace(planned, delete=going), self._store.delete([one.number for one in going])
+
+
+def holders(infos: list[CheckpointInfo], floors: Mapping[str, int]) -> set[int]:
+    """Numbers of the checkpoints that stand for events that were let go: of such a session the two furthest, micro ones
+    aside. Where nothing was saved out of order they are its newest."""
+    found: set[int] = set()
+    for session_id, floor in floors.items():
+        own = [info for info in infos if info.session_id == session_id and info.level > Level.MICRO]
+        own = [info for info in own if info.sequence >= floor > 0]
+        found |= {info.number for info in sorted(own, key=lambda info: (info.sequence, info.number))[-2:]}
+    return found
 
 
 def _described(infos: list[CheckpointInfo], intact: Mapping[str, int], tagged: frozenset[int]) -> list[Checkpoint]:

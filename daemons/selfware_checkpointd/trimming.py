@@ -29,6 +29,7 @@ from selfware_checkpointd.files import write_durably
 
 MAGIC = b"SFWFLOR\n"
 VERSION = 1
+FLOOR = "floor"
 SHARE = 4  # journals may take a quarter of the limit
 DAY_NANOS = 86_400_000_000_000
 _COPY = struct.Struct("<8sHHQ")
@@ -92,11 +93,11 @@ def decode_floor(data: bytes) -> int:
 def read_floor(directory: Path) -> int:
     """Of the journal in this directory."""
     try:
-        return decode_floor((directory / "floor").read_bytes())
+        return decode_floor((directory / FLOOR).read_bytes())
     except FileNotFoundError:
         return 0
 
 
 def write_floor(directory: Path, sequence: int) -> None:
     """Durable on return."""
-    write_durably(directory / "floor", [encode_floor(sequence)])
+    write_durably(directory / FLOOR, [encode_floor(sequence)])

@@ -55,14 +55,14 @@ MOST_RATIO = 1.2
 START_NANOS = 1_790_000_000_000_000_000
 TICK_NANOS = 30 * 1_000_000_000
 EVENTS_PER_TICK = 3
-LIMITS = {"binding": 384 * 2**20, "roomy": 10 * 2**30}
+LIMITS = {"binding": 256 * 2**20, "roomy": 10 * 2**30}
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Of the states, in bytes: where they begin, and where they are compacted."""
 
-    session: tuple[int, int] = (12_000_000, 48_000_000)
+    session: tuple[int, int] = (8_000_000, 32_000_000)
     task: tuple[int, int] = (1_000_000, 10_000_000)
     micro: tuple[int, int] = (10_000, 100_000)
 

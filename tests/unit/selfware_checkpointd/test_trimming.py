@@ -12,6 +12,7 @@ from selfware_checkpointd.errors import EventsLetGoError, JournalCorruptError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
+from selfware_checkpointd.retention import newest_only
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.trimming import (
     DAY_NANOS,
@@ -134,6 +135,32 @@ def test_of_a_month_the_events_of_the_last_week_stay(tmp_path: Path) -> None:
     said, floor = asyncio.run(_month(tmp_path, ""))
     assert "journal segments go" in said
     assert 200 <= floor <= 220
+
+
+def test_checkpoints_that_stand_for_events_stay_though_later_ones_hold_fewer_events(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path, lambda: 10 * DAY_NANOS)
+        epoch = (await memory.open_session("s", "w")).epoch
+        memory._journals["s"] = Journal(memory.sessions.journal_directory("s"), "s", segment_bytes=1000)
+        await memory.append("s", epoch, [event(n, bytes(900), epoch)._replace(time_unix_nanos=n) for n in range(1, 5)])
+        await memory.append("s", epoch, [event(5, b"", epoch)._replace(time_unix_nanos=5)])
+        for sequence in (4, 5, 1, 2, 1):
+            await memory.save("s", epoch, Level.TASK, sequence, state(sequence), "")
+        await memory.maintain(Policy(1, 1 << 40, {Level.TASK: 5}))
+        assert memory.journal("s").floor == 0, "the two newest ones do not hold them"
+        for sequence in (4, 5):
+            await memory.save("s", epoch, Level.SESSION, sequence, state(sequence), "")
+        again = Memory(tmp_path, lambda: 10 * DAY_NANOS)
+        await again.maintain(Policy(1, 1 << 40, {Level.TASK: 5}))
+        assert again.journal("s").floor == 4
+        for _ in range(3):
+            await again.save("s", epoch, Level.SESSION, 2, state(2), "")
+            await again.save("s", epoch, Level.TASK, 1, state(1), "")
+        await again.maintain(newest_only({Level.TASK: 1, Level.SESSION: 1}))
+        assert [info.sequence for info in again.store.checkpoints() if info.sequence >= 4] == [5, 4]
+        assert not (await again.recover("s")).skipped
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("damage", ["all but one", "all micro"])

@@ -1,4 +1,4 @@
-"""Counting what living checkpoints need: the same answer as reading every manifest gives, at the cost of the new ones."""
+"""Counting what living checkpoints need: what reading every manifest gives, at the cost of the new ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from selfware_checkpointd.uses import Uses
 
 runs = st.lists(st.builds(Run, st.integers(1, 4), st.integers(0, 9), st.integers(1, 5)), max_size=4)
 changes = st.lists(st.one_of(runs, st.integers(0, 5)), max_size=30)  # one comes with these runs, or one goes
-    st.one_of(runs, st.integers(0, 5)), max_size=30
-)  # a checkpoint comes, or the n-th of the living goes
 
 
 @given(changes, st.booleans())

@@ -276,7 +276,6 @@ class Week:
     async def _tick(self, tick: int) -> None:
         events = self._work.events(self._old.last + 1, self._old.epoch, self._now)
         await self._old.append(events)
-        self._old.look()
         for level, every in EVERY_TICKS.items():
             if tick % every:
                 continue

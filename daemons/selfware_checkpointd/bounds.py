@@ -94,6 +94,7 @@ class Bounds:
             trimmed = self._trim(open_journal)
             said = self._retention.run(policy, self._clock(), lambda: self.room.free_bytes - self.room.left_bytes())
             self._take_notes()
+        self.room.forget_a_little()
         self.reserve.renew(policy.max_size_bytes, self.room.left_bytes() - self.room.margin_bytes)
         return f"{said}; let {trimmed} journal segments go" if trimmed else said
 

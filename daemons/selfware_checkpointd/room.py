@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 NO_LIMIT = 1 << 62
 SHARE = 16  # of the limit is kept free by upkeep, so that a save seldom has to wait for room
+LARGEST_SHARE = 8  # at most, when saves are large
 MOST_FREE = 64 * 1024 * 1024
 MOST_MARGIN = 8 * 1024 * 1024
 
@@ -28,13 +29,15 @@ class Room:
         self.sizes: list[Size] = []  # of what lies there; each must be quick
         self.make: Callable[[int], object] | None = None  # frees until so many bytes are left, if it can
         self._claimed = self._written = 0
+        self._largest = 0  # claim of late
         self._lock = threading.Lock()
         self.making = threading.Lock()
 
     @property
     def free_bytes(self) -> int:
-        """What upkeep keeps free."""
-        return min(MOST_FREE, self.limit_bytes // SHARE)
+        """What upkeep keeps free: enough for the largest save of late and those beside it."""
+        usual = min(MOST_FREE, self.limit_bytes // SHARE)
+        return max(usual, min(2 * self._largest + self.margin_bytes, self.limit_bytes // LARGEST_SHARE))
 
     @property
     def margin_bytes(self) -> int:
@@ -58,6 +61,7 @@ class Room:
         """About to write so much; makes room if there is none. is_written: into a file that no one else counts."""
         self.want(size + self.margin_bytes)
         with self._lock:
+            self._largest = max(self._largest, size)
             self._add(size, is_written)
         try:
             yield
@@ -72,6 +76,10 @@ class Room:
         with self.making:
             if self.left_bytes() < size:
                 self.make(size)
+
+    def forget_a_little(self) -> None:
+        """A minute has passed: the largest claim counts for less, half of it after three quarters of an hour."""
+        self._largest -= self._largest // 64
 
     @contextmanager
     def borrowed(self, size: int) -> Iterator[bool]:

@@ -45,8 +45,9 @@ def worth_repacking(packs: Mapping[int, Pack], uses: Uses, dead_share: float) ->
         if pack.problem or not pack.groups:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
-        is_loose = len(pack.groups) > 1 and raw / len(pack.groups) < TIGHT_GROUP_BYTES / 2
-        if is_loose or (not pack.is_live and raw and _dead(pack, number, uses) / raw > dead_share):
+        if _joined(pack.groups) < len(pack.groups) or (
+            not pack.is_live and raw and _dead(pack, number, uses) / raw > dead_share
+        ):
             yield number
 
 
@@ -88,6 +89,19 @@ def place(pack: Pack, repacked: Repacked, size: int) -> Pack:
     return replace(
         pack, groups=repacked.groups, info=info, firsts=[group.first for group in repacked.groups], size_bytes=size
     )
+
+
+def _joined(groups: list[Group]) -> int:
+    """How many groups there would be if neighbours were packed together. Between those that dead chunks left a gap is
+    none: they stay as they are, or they would be packed anew each time."""
+    count, size, then = 0, TIGHT_GROUP_BYTES, -1
+    for group in groups:
+        raw = sum(group.lengths)
+        if group.first != then or size + raw > TIGHT_GROUP_BYTES:
+            count, size = count + 1, 0
+        size += raw
+        then = group.first + len(group.hashes)
+    return count
 
 
 def _dead(pack: Pack, number: int, uses: Uses) -> int:

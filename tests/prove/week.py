@@ -4,7 +4,7 @@ Seven days in one run: the clock is simulated, everything else is the product an
 events, and saves what it knows every half minute (micro), every ten minutes (task), five minutes (session: a
 conversation that grows by 0.5 to 2 % a step, is edited, and compacted when it is full) and quarter of an hour (system:
 the session with its workspace tree). Upkeep runs once a minute, the daemon is restarted once a day, one checkpoint a
-day is tagged. Twice: with a limit that the week would exceed by far, and with one that it does not reach.
+day is tagged. Twice, side by side: with a limit that the week would exceed by far, and with one that it does not reach.
 
 After every save and every upkeep everything below the root is counted, in bytes and in blocks. At the end each
 surviving checkpoint is restored and compared with the BLAKE3 that was recorded when it was saved.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -377,18 +379,21 @@ def prove(
 ) -> Verdict:
     """`rounds` counts hours. `lost` counts checkpoints and events that did not come back as they were, `faults` the
     moments at which there was more on the disk than the limit."""
-    lost = above = 0
-    is_flat = True
-    for part, limit in (limits or LIMITS).items():
-        base = Path(tempfile.mkdtemp(prefix="selfware-week-"))
-        try:
-            figures = asyncio.run(Week(base, part, rounds, limit, seed, sizes or Sizes()).run())
-        finally:
-            shutil.rmtree(base)
+    parts = limits or LIMITS
+    with ProcessPoolExecutor(len(parts), multiprocessing.get_context("spawn")) as pool:
+        coming = [pool.submit(run, part, rounds, limit, seed, sizes or Sizes()) for part, limit in parts.items()]
+        found = [one.result() for one in coming]
+    for figures in found:
         print(json.dumps(vars(figures)), flush=True)
-        lost, above = lost + figures.wrong, above + figures.above_limit
-        is_flat &= all(ratio <= most_ratio for ratio in figures.old_to_new.values())
+    lost, above = sum(one.wrong for one in found), sum(one.above_limit for one in found)
+    is_flat = all(ratio <= most_ratio for one in found for ratio in one.old_to_new.values())
     return Verdict("week", seed, rounds, above, lost, 0, 0, ok=is_flat and not lost and not above)
+
+
+def run(part: str, hours: int, limit_bytes: int, seed: int, sizes: Sizes) -> Figures:
+    """One part, in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="selfware-week-") as base:
+        return asyncio.run(Week(Path(base), part, hours, limit_bytes, seed, sizes).run())
 
 
 if __name__ == "__main__":

@@ -129,3 +129,17 @@ def test_what_a_crash_left_of_it_goes_at_the_next_start(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
     assert {one: store.load(one)[1] for one in found} == found
+
+
+def test_a_pack_with_gaps_in_it_is_not_packed_again_and_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    data = state(1, 2_000_000)
+    save(store, 1, data)
+    holes = b"".join(data[at : at + 150_000] for at in range(0, len(data), 500_000))
+    save(store, 2, holes)
+    keep_newest(store, {Level.SESSION: 1})
+    assert store.tighten().startswith("packed 1 checkpoints tighter")
+    assert stored(tmp_path) < 700_000
+    assert store.tighten() == "", "once is enough"
+    assert Store(tmp_path).tighten() == ""
+    assert store.load("ckpt-00000002")[1] == holes

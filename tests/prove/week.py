@@ -57,7 +57,7 @@ MOST_RATIO = 1.2
 START_NANOS = 1_790_000_000_000_000_000
 TICK_NANOS = 30 * 1_000_000_000
 EVENTS_PER_TICK = 3
-LIMITS = {"binding": 256 * 2**20, "roomy": 10 * 2**30}
+LIMITS = {"binding": 192 * 2**20, "roomy": 10 * 2**30}
 
 
 @dataclass(frozen=True)

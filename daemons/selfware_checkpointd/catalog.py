@@ -10,6 +10,7 @@ Owns the names in the checkpoint directory. Not thread-safe: the store holds a l
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
@@ -19,7 +20,8 @@ from pathlib import Path
 from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index, unpack_group
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index, unpack_group
+from selfware_checkpointd.thinning import Ruin
 from selfware_checkpointd.uses import Uses
 
 LIVE = ".pack"
@@ -128,6 +130,21 @@ class Catalog:
                     chunks.add(digest, length, run.pack, index)
                     index += 1
         return chunks
+
+    def ruins(self) -> list[Ruin]:
+        """Checkpoints whose own record is damaged, read once more: what could not be read may be well now, and what a
+        newer Selfware wrote is not damaged."""
+        found = []
+        for number, pack in self.packs.items():
+            if pack.is_live and pack.info is None:
+                with contextlib.suppress(OSError):
+                    file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        if is_ruined(file, number):
+                            found.append(Ruin(number, pack.session_id, os.fstat(file).st_mtime_ns))
+                    finally:
+                        os.close(file)
+        return found
 
     def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
         """The newest readable one of a session, of this level if one is given."""

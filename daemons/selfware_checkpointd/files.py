@@ -36,14 +36,6 @@ def sync_file(path: Path) -> None:
         os.close(file)
 
 
-def written_unix_nanos(path: Path) -> int:
-    """When the file was written last; 0 if it is gone."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
 def sync_directory(path: Path) -> None:
     """Make names (created, renamed, removed) in this directory durable."""
     file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

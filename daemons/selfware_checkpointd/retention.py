@@ -15,7 +15,7 @@ from itertools import islice
 from selfware_checkpointd.errors import FormatVersionError, StorageError, TagsCorruptError
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.store import Store
-from selfware_checkpointd.thinning import NANOS, Checkpoint, Plan, Policy, Ruin, plan, ruined
+from selfware_checkpointd.thinning import NANOS, Checkpoint, Plan, Policy, plan, ruined
 from selfware_common.errors import DiskFullError
 
 EVERYTHING = 1 << 62
@@ -102,7 +102,7 @@ class Retention:
     def _delete(self, policy: Policy, now: int, is_full: bool) -> tuple[Plan, str]:
         infos = self._store.checkpoints()
         tagged = self._store.tags.tagged() | holders(infos, self.floors)
-        ruins = [Ruin(one.number, one.session_id, one.written_unix_nanos) for one in self._store.damaged()]
+        ruins = self._store.ruins()
         planned = plan(_described(infos, {}, tagged), now, policy)
         gone = {one.number for one in planned.delete}
         losing = {info.session_id for info in infos if info.number in gone or ruins}

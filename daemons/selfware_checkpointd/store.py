@@ -31,7 +31,7 @@ from selfware_checkpointd.errors import (
     UnusableStateError,
     disk_error,
 )
-from selfware_checkpointd.files import Sync, make_directory, written_unix_nanos
+from selfware_checkpointd.files import Sync, make_directory
 from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, numbers_of
 from selfware_checkpointd.packing import Packer
@@ -39,6 +39,7 @@ from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.repacking import DEAD_SHARE
 from selfware_checkpointd.room import Room
 from selfware_checkpointd.tags import Tags
+from selfware_checkpointd.thinning import Ruin
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
@@ -56,15 +57,6 @@ class Verdict:
     checkpoint_id: str
     intact: bool
     problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """One of which only the number is known, perhaps the session, and since when its file is there."""
-
-    number: int
-    session_id: str
-    written_unix_nanos: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +249,10 @@ class Store:
             self.tags.tag(info.number, name)
             return info
 
-    def damaged(self) -> list[Damaged]:
-        """Checkpoints whose own record is damaged, so that nothing is known of them but their number."""
+    def ruins(self) -> list[Ruin]:
+        """Checkpoints whose own record is damaged for good."""
         with self._lock:
-            packs = [(number, pack) for number, pack in self._catalog.packs.items() if pack.is_live and not pack.info]
-            return [Damaged(number, pack.session_id, written_unix_nanos(pack.path)) for number, pack in packs]
+            return self._catalog.ruins()
 
     def delete(self, doomed: Sequence[int]) -> str:
         """Delete the checkpoints with these numbers, and every chunk that nobody needs any more; one sentence."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -239,6 +240,33 @@ def test_a_damaged_checkpoint_goes_when_it_is_old_or_in_the_way_and_a_newer_one_
     left, notes = asyncio.run(scenario(420_000, time_ns()))
     assert left == []
     assert notes[0].endswith("ckpt-00000002 is intact, and the store is above its limit")
+
+
+def test_what_a_newer_selfware_wrote_or_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        memory = Memory(tmp_path, lambda: 1)
+        writer = Writer(memory)
+        first, second = [await writer.save(1), await writer.save(2)]
+        await writer.save(3)
+        await memory.close()
+        newer, unreadable = (tmp_path / f"checkpoints/{one.checkpoint_id}.pack" for one in (first, second))
+        header = newer.read_bytes()[:25]
+        newer.write_bytes(_of_version(9, header) + newer.read_bytes()[29:])
+        whole = unreadable.read_bytes()
+        unreadable.write_bytes(whole[:-1] + b"?")
+        again = Memory(tmp_path, lambda: 1 << 62)
+        assert len(again.store.unreadable()) == 2
+        unreadable.write_bytes(whole)  # as if it could not be read at the start
+        await again.maintain(Policy(7, 500_000, dict.fromkeys(Level, 20)))
+        assert newer.exists()
+        assert unreadable.exists()
+        await again.close()
+
+    def _of_version(version: int, header: bytes) -> bytes:
+        changed = header[:8] + version.to_bytes(2, "little") + header[10:20]
+        return changed + crc32(header[24:25], crc32(changed)).to_bytes(4, "little") + header[24:25]
+
+    asyncio.run(scenario())
 
 
 def test_the_reserve_is_a_share_and_comes_back_only_when_there_is_plenty_of_room(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfware_checkpointd.manifest import Level
-from selfware_checkpointd.thinning import DAY, HOUR, NANOS, Checkpoint, Plan, Policy, plan
+from selfware_checkpointd.thinning import DAY, HOUR, NANOS, Checkpoint, Plan, Policy, Ruin, plan, ruined
 
 NOW = 1_790_000_000 // DAY * DAY * NANOS + 12 * HOUR * NANOS  # noon
 ROOMY = Policy(retention_days=7, max_size_bytes=10**15)
@@ -90,6 +90,36 @@ def test_above_the_limit_the_small_levels_go_first_and_the_oldest_of_each() -> N
     assert gone(found) == [4, 8, 3, 7, 2, 6]
     assert found.delete[0].reason == "the store is above 650 B; the oldest micro one"
     assert found.kept_bytes == 600
+
+
+def test_above_the_limit_what_is_old_goes_before_what_is_young() -> None:
+    checkpoints = [
+        made(1, 8 * DAY, SYSTEM),
+        made(2, 2 * DAY, SESSION),
+        made(3, 2 * DAY - 4000, MICRO),
+        made(4, 2 * HOUR, SYSTEM),
+        made(5, 2 * HOUR - 700, MICRO),
+        made(6, 60, SYSTEM),
+        made(7, 50, MICRO),
+        *(made(8 + index, 0, level) for index, level in enumerate(Level)),
+    ]
+    found = plan(checkpoints, NOW, Policy(30, 0))
+    assert gone(found) == [1, 3, 2, 5, 4, 7, 6]
+
+
+def test_a_damaged_one_goes_when_it_is_old_or_in_the_way_and_a_newer_one_is_intact() -> None:
+    old, young = Ruin(3, "s", NOW - 8 * DAY * NANOS), Ruin(4, "s", NOW)
+    unknown = Ruin(5, "", NOW - 8 * DAY * NANOS)
+
+    def going(verified: dict[str, int], is_full: bool) -> list[int]:
+        return [one.number for one in ruined([old, young, unknown], verified, NOW, ROOMY, is_full)]
+
+    assert going({"s": 9}, is_full=False) == [3, 5]
+    assert going({"s": 9}, is_full=True) == [3, 4, 5]
+    assert going({"s": 9, "t": 0}, is_full=True) == [3, 4], "it may be the last one of the other session"
+    assert going({"s": 2}, is_full=True) == []
+    assert going({"s": 0}, is_full=True) == []
+    assert going({}, is_full=True) == []
 
 
 def test_what_may_not_go_is_kept_above_the_limit_and_the_plan_says_so() -> None:

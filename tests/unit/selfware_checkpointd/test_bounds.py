@@ -16,7 +16,7 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.reserve import Reserve
 from selfware_checkpointd.room import Room
-from selfware_checkpointd.store import Subject
+from selfware_checkpointd.store import Store, Subject
 from selfware_checkpointd.thinning import Policy
 from tests.unit.selfware_checkpointd.helpers import event, flip, state
 
@@ -115,6 +115,38 @@ def test_what_comes_in_through_a_file_counts_while_it_is_there(tmp_path: Path) -
             assert room.left_bytes() == before - 2 * MIB
             assert room.most_bytes() == before - MIB
     assert room.left_bytes() == before
+
+
+def test_everything_below_the_root_is_counted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        policy = Policy(7, 64 * MIB, dict.fromkeys(Level, 20))
+        memory = Memory(tmp_path, lambda: 1, policy=policy)
+        writer = Writer(memory)
+        for sequence in range(1, 10):
+            await memory.append("s", writer.epoch, [event(sequence, state(sequence, 9_000), writer.epoch)])
+            await writer.save(sequence)
+        for _ in range(2):
+            assert 0 <= memory.bounds.room.used_bytes() - stored(tmp_path) < 25 * 4096
+            await memory.maintain(policy)
+        assert memory.bounds.reserve.size_bytes == 2 * MIB
+        await memory.close()
+        again = Memory(tmp_path, lambda: 1, policy=policy)
+        assert 0 <= again.bounds.room.used_bytes() - stored(tmp_path) < 25 * 4096
+        await again.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_pack_is_written_anew_only_if_there_is_room_for_both_or_too_little_anyway(tmp_path: Path) -> None:
+    room = Room()
+    store = Store(tmp_path, room=room)
+    store.save("s", Level.TASK, 1, state(1, MIB), "", 1)
+    room.sizes.append(store.disk_bytes)
+    room.limit_bytes = 3 * MIB // 2
+    assert store.tighten() == ""
+    assert not list(tmp_path.glob("*.tmp"))
+    room.limit_bytes = MIB // 2
+    assert store.tighten() != ""
 
 
 def test_a_checkpoint_that_cannot_fit_is_refused_with_a_sentence_and_the_others_stay(

@@ -64,6 +64,7 @@ class CheckpointDaemon(daemon.Daemon):
         return {
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
+            "stored_bytes": str(self._memory.bounds.room.used_bytes()),
         }
 
     def grace_seconds(self) -> float:

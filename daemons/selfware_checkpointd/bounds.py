@@ -51,6 +51,7 @@ class Bounds:
         self.room = room
         self.reserve = Reserve(root, reserve_bytes)
         self.notes: list[str] = []
+        self._told: set[str] = set()
         self._store, self._sessions, self._journals = store, sessions, journals
         self._retention = Retention(store)
         self._policy = policy
@@ -108,7 +109,7 @@ class Bounds:
         try:
             self._retention.make_room(self._policy, self._clock(), lambda: wanted - self.room.left_bytes())
         except SelfwareError as error:  # whether there is room all the same shows itself
-            self.notes.append(f"no room could be made: {error.sentence}")
+            self._tell(f"no room could be made: {error.sentence}")
         self._take_notes()
 
     def _take_notes(self) -> None:
@@ -117,23 +118,30 @@ class Bounds:
 
     def _trim(self, open_journal: Callable[[str], Journal]) -> int:
         """Let events go that intact checkpoints hold; how many segments."""
-        count = 0
-        try:
-            closed = [one for session in self._count_journals() for one in open_journal(session).closed()]
-            policy, now = self._policy, self._clock()
-            going = trimming.too_old(closed, now, policy.retention_days) if policy.retention_days >= 0 else []
-            going += trimming.too_many(closed, self._journal_base + self._grown(), policy.max_size_bytes)
-            wanted: dict[str, int] = {}
-            for one in going:
-                wanted[one.session_id] = min(one.last, wanted.get(one.session_id, one.last))
-            covered = {session: self._retention.covered(session, least, now) for session, least in wanted.items()}
-            for session, floor in trimming.through(going, covered).items():
-                count += open_journal(session).trim(floor)
-        except (SessionNotFoundError, SessionCorruptError, FormatVersionError) as error:
-            self.notes.append(error.sentence)
+        closed: list[trimming.Closed] = []
+        for session in self._count_journals():
+            try:
+                closed += open_journal(session).closed()
+            except (SessionNotFoundError, SessionCorruptError, FormatVersionError) as error:
+                self._tell(error.sentence)
+        policy, now = self._policy, self._clock()
+        going = trimming.too_old(closed, now, policy.retention_days) if policy.retention_days >= 0 else []
+        going += trimming.too_many(closed, self._journal_base + self._grown(), policy.max_size_bytes)
+        wanted: dict[str, int] = {}
+        for one in going:
+            wanted[one.session_id] = min(one.last, wanted.get(one.session_id, one.last))
+        covered = {session: self._retention.covered(session, least, now) for session, least in wanted.items()}
+        floors = trimming.through(going, covered)
+        count = sum(open_journal(session).trim(floor) for session, floor in floors.items())
         if count:
             self._count_journals()
         return count
+
+    def _tell(self, sentence: str) -> None:
+        """Once: most of what is wrong is wrong every minute."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self.notes.append(sentence)
 
     def _count_journals(self) -> list[str]:
         """Look what all sessions take; those that have more than one segment."""

@@ -249,6 +249,11 @@ class Store:
             self.tags.tag(info.number, name)
             return info
 
+    def untag(self, name: str) -> int:
+        """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""
+        with self._lock:
+            return self.tags.untag(name)
+
     def ruins(self) -> list[Ruin]:
         """Checkpoints whose own record is damaged for good."""
         with self._lock:

@@ -46,11 +46,11 @@ def test_a_tag_is_found_after_a_restart_and_instead_of_an_id(tmp_path: Path) -> 
         assert now.tags.all() == {"good": 2}
         assert now.find("good").sequence == 2
         assert now.load("good")[1] == state(2)
-    assert store.tags.untag("good") == 2
+    assert store.untag("good") == 2
     with pytest.raises(CheckpointNotFoundError):
         Store(tmp_path).find("good")
     with pytest.raises(TagNotFoundError):
-        store.tags.untag("good")
+        store.untag("good")
 
 
 def test_a_name_belongs_to_one_checkpoint_and_must_look_like_one(tmp_path: Path) -> None:

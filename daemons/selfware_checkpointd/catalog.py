@@ -17,12 +17,12 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
 from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index, unpack_group
 from selfware_checkpointd.thinning import Ruin
-from selfware_checkpointd.uses import Uses
 
 LIVE = ".pack"
 CHUNKS_ONLY = ".chunks"
@@ -69,7 +69,7 @@ class Catalog:
         self.places: dict[bytes, tuple[int, int]] = {}
         self.lost: dict[int, set[int]] = {}  # per pack, the chunks that turned out to be damaged
         self.cut_off = ""  # one sentence about a save that never ended
-        self.uses = Uses(self.runs_of)
+        self.uses = ChunkUses(self.runs_of)
         self.size_bytes = 0  # of all files
         self._highest = 0
         self._said: dict[tuple[str, Level, int, bytes], int] = {}

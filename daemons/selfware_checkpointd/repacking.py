@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import zstandard
 
 from selfware_checkpointd.catalog import Pack
+from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.packing import compressor
 from selfware_checkpointd.packs import Group, encode_end, encode_group, encode_header, read_index, unpack_group
-from selfware_checkpointd.uses import Uses
 
 TIGHT_GROUP_BYTES = 8 * 1024 * 1024
 DEAD_SHARE = 0.5  # a pack of which less is dead is not worth writing again
@@ -39,16 +39,26 @@ class Repacked:
         return kept.issuperset(alive)
 
 
-def worth_repacking(packs: Mapping[int, Pack], uses: Uses, dead_share: float) -> Iterator[int]:
+def worth_repacking(packs: Mapping[int, Pack], uses: ChunkUses, dead_share: float) -> Iterator[int]:
     """The numbers of packs that would become smaller, oldest first."""
     for number, pack in sorted(packs.items()):
         if pack.problem or not pack.groups:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
-        if _joined(pack.groups) < len(pack.groups) or (
-            not pack.is_live and raw and _dead(pack, number, uses) / raw > dead_share
-        ):
+        if is_loose(pack) or (not pack.is_live and raw and _dead(pack, number, uses) / raw > dead_share):
             yield number
+
+
+def is_loose(pack: Pack) -> bool:
+    """Was it packed in a hurry, and not again since? That is so if neighbours could be packed together. Between those
+    that dead chunks left a gap is none: they stay as they are, or they would be packed anew each time."""
+    size, then = TIGHT_GROUP_BYTES, -1
+    for group in pack.groups:
+        raw = sum(group.lengths)
+        if group.first == then and size + raw <= TIGHT_GROUP_BYTES:
+            return True
+        size, then = raw, group.first + len(group.hashes)
+    return False
 
 
 def repack(pack: Pack, number: int, alive: set[int], level: int) -> Repacked | None:
@@ -91,20 +101,7 @@ def place(pack: Pack, repacked: Repacked, size: int) -> Pack:
     )
 
 
-def _joined(groups: list[Group]) -> int:
-    """How many groups there would be if neighbours were packed together. Between those that dead chunks left a gap is
-    none: they stay as they are, or they would be packed anew each time."""
-    count, size, then = 0, TIGHT_GROUP_BYTES, -1
-    for group in groups:
-        raw = sum(group.lengths)
-        if group.first != then or size + raw > TIGHT_GROUP_BYTES:
-            count, size = count + 1, 0
-        size += raw
-        then = group.first + len(group.hashes)
-    return count
-
-
-def _dead(pack: Pack, number: int, uses: Uses) -> int:
+def _dead(pack: Pack, number: int, uses: ChunkUses) -> int:
     alive = uses.alive(number, pack.numbers)
     return sum(
         length for group in pack.groups for index, length in enumerate(group.lengths, group.first) if index not in alive

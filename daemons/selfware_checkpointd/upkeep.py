@@ -52,12 +52,16 @@ class Upkeep:
         """They were read. With the lock held."""
         self._held -= Counter(numbers)
 
+    def is_held(self, number: int) -> bool:
+        """Must this pack be left alone? With the lock held."""
+        return self._held[number] > 0
+
     def delete(self, doomed: Sequence[int]) -> str:
         """Delete these checkpoints, and every chunk that nobody needs any more; one sentence."""
         self._settle()
         with self._lock:
             self._catalog.uses.settle(1 << 30)
-            going = [number for number in doomed if number not in self._held]
+            going = [number for number in doomed if not self.is_held(number)]
             try:
                 if going:
                     self._catalog.retire(going)
@@ -106,7 +110,7 @@ class Upkeep:
         """(bytes read, bytes freed); None if it has to wait, or is damaged. The lock is not held while it works."""
         with self._lock:
             pack = self._catalog.packs.get(number)
-            if pack is None or pack.problem or self._held[number]:
+            if pack is None or pack.problem or self.is_held(number):
                 return None
             alive = self._catalog.uses.alive(number, pack.numbers)
             self._held[number] += 1

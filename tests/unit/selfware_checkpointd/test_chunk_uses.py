@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.manifest import Run
-from selfware_checkpointd.uses import Uses
 
 runs = st.lists(st.builds(Run, st.integers(1, 4), st.integers(0, 9), st.integers(1, 5)), max_size=4)
 changes = st.lists(st.one_of(runs, st.integers(0, 5)), max_size=30)  # one comes with these runs, or one goes
@@ -17,7 +17,7 @@ def test_whoever_comes_and_goes_the_counts_are_those_of_the_living(
     steps: list[list[Run] | int], settling: bool
 ) -> None:
     living: dict[int, list[Run]] = {}
-    uses = Uses(lambda number: living[number])
+    uses = ChunkUses(lambda number: living[number])
     for number, step in enumerate(steps, 1):
         if isinstance(step, list):
             living[number] = step
@@ -43,7 +43,7 @@ def test_whoever_comes_and_goes_the_counts_are_those_of_the_living(
 
 
 def test_before_all_are_counted_everything_is_needed() -> None:
-    uses = Uses(lambda number: [Run(1, 0, 2)])
+    uses = ChunkUses(lambda number: [Run(1, 0, 2)])
     uses.expect(1)
     assert uses.is_used(7)
     assert uses.alive(7, range(3)) == {0, 1, 2}
@@ -59,7 +59,7 @@ def test_one_that_cannot_be_read_needs_whatever_is_older_until_it_can_or_goes() 
             raise ValueError
         return [Run(number, 0, 1)]
 
-    uses = Uses(runs_of)
+    uses = ChunkUses(runs_of)
     for number in (1, 5):
         uses.expect(number)
     uses.settle(8)

@@ -18,7 +18,7 @@ RunsOf = Callable[[int], list[Run]]
 """What a living checkpoint needs; ValueError if that cannot be read now."""
 
 
-class Uses:
+class ChunkUses:
     """Counts per pack and chunk."""
 
     def __init__(self, runs_of: RunsOf) -> None:

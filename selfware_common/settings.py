@@ -77,6 +77,9 @@ class Checkpoint:
         minimum=1,
     )
     keep_per_level: int = setting(20, "So many of the newest of each level stay, however old.", minimum=1)
+    most_per_level: int = setting(
+        0, "At most so many of each session and level; 0: as many as thinning leaves, about 500.", minimum=0
+    )
     incremental: bool = setting(True, "Store only what changed.")
     content_defined_chunking: bool = setting(True, "Cut chunks by content, so that an insertion stays local.")
     min_interval_seconds: float = setting(

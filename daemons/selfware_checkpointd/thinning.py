@@ -6,8 +6,9 @@ Old states are worth less the older they are, hence per session and level:
     age        up to an hour    up to a day           up to 7 days      up to retention_days    older
     kept       all              one per 10 minutes    one per hour      one per day             none
 
-and, if the store is still above its limit, those older than a week, then than a day, then than an hour, then the
-others; within each the micro checkpoints before those of tasks, sessions and the system; of a level the oldest first.
+then, if there is a limit for their number, the oldest of each session and level that are too many; and, if the store is
+still above its limit, those older than a week, then than a day, then than an hour, then the others; within each the
+micro checkpoints before those of tasks, sessions and the system; of a level the oldest first.
 
 What always stays, whatever the age and the limit: a tagged checkpoint, the newest verified one of each session, and the
 newest of each session and level (so that numbers never repeat, and recovery has where to begin). The newest few of a
@@ -50,11 +51,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Policy:
-    """[checkpoint] retention_days, max_size_bytes and keep_per_level."""
+    """[checkpoint] retention_days, max_size_bytes, keep_per_level and most_per_level."""
 
     retention_days: float
     max_size_bytes: int
     keep: Mapping[Level, int] = field(default_factory=dict)  # newest ones that neither age nor thinning takes
+    most: int = 0  # of each session and level; 0: as many as thinning leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,9 @@ def plan(checkpoints: Sequence[Checkpoint], now_unix_nanos: int, policy: Policy)
     sacred, recent = _sacred(ordered), _recent(ordered, policy.keep)
     faded = _faded(ordered, now_unix_nanos, policy, sacred | recent)
     left = [one for one in ordered if one.number not in faded]
+    if policy.most:
+        faded |= _too_many(left, policy.most, sacred)
+        left = [one for one in left if one.number not in faded]
     squeezed = _squeezed(left, now_unix_nanos, policy.max_size_bytes, sacred)
     gone = faded | squeezed
     kept = [one for one in ordered if one.number not in gone]
@@ -163,6 +168,12 @@ def _faded(ordered: Sequence[Checkpoint], now: int, policy: Policy, staying: set
 def _stretch(age_seconds: int) -> int:
     """How many seconds share one checkpoint at this age. One from the future, after the clock went back, is new."""
     return next((seconds for limit, seconds in STRETCHES if age_seconds <= limit), DAY)
+
+
+def _too_many(left: Sequence[Checkpoint], most: int, sacred: set[int]) -> dict[int, str]:
+    """What goes because of its session and level there are so many newer ones, oldest first."""
+    staying = _recent(left, dict.fromkeys(Level, most)) | sacred
+    return {one.number: f"there are {most} newer ones of its level" for one in left if one.number not in staying}
 
 
 def _squeezed(left: Sequence[Checkpoint], now: int, max_size_bytes: int, sacred: set[int]) -> dict[int, str]:

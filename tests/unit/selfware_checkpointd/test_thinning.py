@@ -122,6 +122,16 @@ def test_a_damaged_one_goes_when_it_is_old_or_in_the_way_and_a_newer_one_is_inta
     assert going({}, is_full=True) == []
 
 
+def test_of_each_session_and_level_there_are_at_most_so_many() -> None:
+    checkpoints = [*row(6, 60, MICRO), *row(3, 60, SESSION, first=7), made(10, 1, MICRO, tagged=True)]
+    found = plan(checkpoints, NOW, replace(ROOMY, most=2))
+    assert [(one.number, one.reason) for one in found.delete] == [
+        (number, "there are 2 newer ones of its level") for number in (1, 2, 3, 4, 5, 7)
+    ]
+    assert gone(plan(left(checkpoints, found), NOW, replace(ROOMY, most=2))) == []
+    assert gone(plan(checkpoints, NOW, replace(ROOMY, most=5, keep={MICRO: 9}))) == [1, 2]
+
+
 def test_what_may_not_go_is_kept_above_the_limit_and_the_plan_says_so() -> None:
     checkpoints = [made(1, 50, tagged=True, size=3 * 2**30), made(2, 40), made(3, 30)]
     found = plan(checkpoints, NOW, replace(ROOMY, max_size_bytes=2**30))
@@ -166,6 +176,7 @@ policies = st.builds(
     retention_days=st.sampled_from([0.5, 1, 7, 30]),
     max_size_bytes=st.integers(0, 20_000),
     keep=st.dictionaries(st.sampled_from(list(Level)), st.integers(0, 5)),
+    most=st.sampled_from([0, 0, 1, 3]),
 )
 
 

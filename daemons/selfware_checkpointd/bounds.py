@@ -133,6 +133,7 @@ class Bounds:
         covered = {session: self._retention.covered(session, least, now) for session, least in wanted.items()}
         floors = trimming.through(going, covered)
         count = sum(open_journal(session).trim(floor) for session, floor in floors.items())
+        self._retention.floors |= {session: open_journal(session).floor for session in floors}
         if count:
             self._count_journals()
         return count
@@ -149,7 +150,7 @@ class Bounds:
         for session in self._sessions.all():
             directory = self._sessions.journal_directory(session)
             files = [*_files(directory), *_files(directory.parent)]
-            if any(name == trimming.FLOOR for name, _ in files):
+            if session not in self._retention.floors and any(name == trimming.FLOOR for name, _ in files):
                 self._retention.floors[session] = trimming.read_floor(directory)
             total += sum(size + BLOCK for _, size in files)
             if sum(".wal" in name for name, _ in files) > 1:

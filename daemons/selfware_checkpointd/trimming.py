@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
+from selfware_checkpointd.errors import StorageError
 from selfware_checkpointd.files import write_durably
 
 MAGIC = b"SFWFLOR\n"
@@ -91,11 +92,15 @@ def decode_floor(data: bytes) -> int:
 
 
 def read_floor(directory: Path) -> int:
-    """Of the journal in this directory."""
+    """Of the journal in this directory; raises StorageError."""
+    path = directory / FLOOR
     try:
-        return decode_floor((directory / FLOOR).read_bytes())
+        return decode_floor(path.read_bytes())
     except FileNotFoundError:
         return 0
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(what="read how far the journal was let go", path=path, reason=reason) from error
 
 
 def write_floor(directory: Path, sequence: int) -> None:

@@ -8,6 +8,7 @@ which must not move or remove one meanwhile (the store sees to it).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ class Assembler:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._threads = ThreadPoolExecutor(READING_THREADS, "read")
+        # Each hash lets go of the interpreter for some microseconds: two threads that do it at once wait for each other
+        # most of the time. One hashes while the other decompresses.
+        self._hashing = threading.Lock()
 
     def plan(self, info: CheckpointInfo) -> Plan:
         """Where everything lies; CheckpointCorruptError if some of it is missing, or what is there is not the whole."""
@@ -128,7 +132,7 @@ class Assembler:
     def _fetch(self, plan: Plan, key: Key | None, ready: dict[Key, Future[Unpacked]]) -> None:
         if key is not None:
             path, group = plan.groups[key]
-            ready[key] = self._threads.submit(_read, path, group, plan.wanted[key])
+            ready[key] = self._threads.submit(_read, path, group, plan.wanted[key], self._hashing)
 
     def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:
         group = plan.groups[key][1]
@@ -140,7 +144,7 @@ class Assembler:
         return memoryview(chunk)
 
 
-def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
+def _read(path: Path, group: Group, wanted: list[tuple[int, int]], hashing: threading.Lock) -> Unpacked:
     starts = [0]
     for length in group.lengths:
         starts.append(starts[-1] + length)
@@ -159,7 +163,8 @@ def _read(path: Path, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
     if unpacked is None:
         return memoryview(b""), starts, chunks
     raw = memoryview(unpacked)
-    bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}
+    with hashing:
+        bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}
     return raw, starts, bad
 
 

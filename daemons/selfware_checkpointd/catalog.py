@@ -5,7 +5,7 @@ still use its chunks it is renamed to ``.chunks``, which is one atomic step. An 
 ``packing`` for how a save that was cut off is told from damage. A chunk that turns out to be damaged is forgotten here,
 so that the next save stores it again and older checkpoints heal with it.
 
-Owns the names in the checkpoint directory. Not thread-safe: the store holds a lock.
+Owns the names in the checkpoint directory. Not thread-safe, but for ``all`` and ``latest``: the store holds a lock.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ class Catalog:
             if files[number].stat().st_size or not is_last:
                 self._add_file(files[number], number, is_last)
 
+    def all(self) -> list[tuple[int, Pack]]:
+        """Every pack with its number, as of now: one step of the interpreter, so this needs no lock."""
+        return list(self.packs.items())
+
     def next_number(self) -> int:
         """Larger than every number that was ever in use."""
         return self._highest + 1
@@ -148,8 +152,8 @@ class Catalog:
 
     def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
         """The newest readable one of a session, of this level if one is given."""
-        for number in reversed(self.packs):
-            info = self.packs[number].info
+        for _, pack in reversed(self.all()):
+            info = pack.info
             if info is not None and info.session_id == session_id and level in (None, info.level):
                 return info
         return None

@@ -25,13 +25,26 @@ class Hot:
         self._budget = budget_bytes
         self._states: OrderedDict[Kind, tuple[int, bytearray]] = OrderedDict()
         self._spare = bytearray()
+        self._lent_bytes = 0
 
-    def room(self, size: int) -> bytearray | None:
-        """Memory for a state of this size and the one before it; None if it may not stay."""
-        if 2 * (size + size // SPARE_SHARE) > self._budget:
+    def room(self, size: int, kind: Kind | None = None) -> bytearray | None:
+        """Memory for a state of this size and the one before it; None if it may not stay. All memory together never
+        exceeds the budget: older states of other kinds than this one make room first."""
+        wanted = size + size // SPARE_SHARE
+        if 2 * wanted > self._budget:
             return None
-        spare, self._spare = self._spare, bytearray()
-        return spare if len(spare) >= size else bytearray(size + size // SPARE_SHARE)
+        room, self._spare = self._spare, bytearray()
+        if not size <= len(room) <= self._budget // 2:
+            room = bytearray()  # first, so that not both are there at once
+            for old in [one for one in self._states if one != kind]:
+                if self._bytes() + wanted <= self._budget:
+                    break
+                del self._states[old]
+            if self._bytes() + wanted > self._budget:  # the one before is of another size
+                self._states.clear()
+            room = bytearray(wanted)
+        self._lent_bytes = len(room)
+        return room
 
     def get(self, kind: Kind, number: int) -> bytearray | None:
         """What begins with the state of this checkpoint, if it stayed."""
@@ -42,6 +55,7 @@ class Hot:
         """This checkpoint's state stays, in memory that ``room`` gave; that of the one before is free again."""
         old = self._states.pop(kind, None)
         self._states[kind] = (number, room)
+        self._lent_bytes = 0
         if old is not None:
             self._spare = old[1]
         while self._bytes() > self._budget and len(self._states) > 1:
@@ -49,7 +63,7 @@ class Hot:
 
     def give_back(self, room: bytearray) -> None:
         """Nothing was saved."""
-        self._spare = room
+        self._spare, self._lent_bytes = room, 0
 
     def _bytes(self) -> int:
-        return len(self._spare) + sum(len(state) for _, state in self._states.values())
+        return len(self._spare) + self._lent_bytes + sum(len(state) for _, state in self._states.values())

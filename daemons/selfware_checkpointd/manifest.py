@@ -73,11 +73,11 @@ def checkpoint_id(number: int) -> str:
     return f"ckpt-{number:08d}"
 
 
-def numbers_of(text: str) -> list[int]:
-    """The number of the checkpoint with exactly this id, if it is an id."""
-    digits = text.removeprefix("ckpt-")
-    number = int(digits) if digits.isascii() and digits.isdecimal() and digits != text else 0
-    return [number] if number and checkpoint_id(number) == text else []
+def number_of(name: str) -> int | None:
+    """The number of the checkpoint that is called exactly this."""
+    digits = name.removeprefix("ckpt-")
+    number = int(digits) if digits.isdecimal() and len(digits) < 20 else None
+    return number if number is not None and checkpoint_id(number) == name else None
 
 
 def runs_of(places: Iterable[tuple[int, int]]) -> list[Run]:

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
@@ -59,6 +60,7 @@ _TRAILER = struct.Struct("<QIII")
 _CHECKSUM = struct.Struct("<I")
 TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
 _GROUP_HEAD_BYTES = 8 + _GROUP.size
+_own = threading.local()
 
 
 class _ForeignError(ValueError):
@@ -100,10 +102,16 @@ def encode_group(
 ) -> tuple[bytes, bytes]:
     """(head, zstd frame) of some (hash, data) chunks."""
     frame = compressor.compress(b"".join(data for _, data in chunks))
-    rest = _GROUP.pack(len(chunks), first, len(frame)) + b"".join(
-        _CHUNK.pack(digest, len(data)) for digest, data in chunks
+    hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
+    return encode_group_head(Group(0, len(frame), first, hashes, lengths)), frame
+
+
+def encode_group_head(group: Group) -> bytes:
+    """What stands before the group's frame; its offset is not said."""
+    rest = _GROUP.pack(len(group.hashes), group.first, group.stored_bytes) + b"".join(
+        map(_CHUNK.pack, group.hashes, group.lengths)
     )
-    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
+    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest
 
 
 def encode_end(header: bytes, heads: Sequence[bytes], manifest: bytes, index_offset: int) -> bytes:
@@ -159,7 +167,10 @@ def decompress(frame: bytes, size: int) -> bytes | None:
     try:
         if zstandard.frame_content_size(frame) != size:
             return None
-        return zstandard.ZstdDecompressor().decompress(frame, size)
+        if not hasattr(_own, "decompressor"):  # this thread's own; making one takes as long as 20 KiB
+            _own.decompressor = zstandard.ZstdDecompressor()
+        raw: bytes = _own.decompressor.decompress(frame, size)
+        return raw
     except zstandard.ZstdError:
         return None
 

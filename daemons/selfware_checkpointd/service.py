@@ -48,7 +48,17 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     ) -> checkpoint_pb2.OpenSessionReply:
         opened = await self._memory.open_session(request.session_id, request.writer_id)
         self.changed.set()
-        return checkpoint_pb2.OpenSessionReply(epoch=opened.epoch, last_sequence=opened.last_sequence)
+        return checkpoint_pb2.OpenSessionReply(
+            epoch=opened.epoch,
+            last_sequence=opened.last_sequence,
+            last_end=checkpoint_pb2.LastEnd.ValueType(opened.last_end),
+        )
+
+    async def CloseSession(
+        self, request: checkpoint_pb2.CloseSessionRequest, context: Any
+    ) -> checkpoint_pb2.CloseSessionReply:
+        await self._memory.close_session(request.session_id, request.epoch)
+        return checkpoint_pb2.CloseSessionReply()
 
     async def ListSessions(
         self, request: checkpoint_pb2.ListSessionsRequest, context: Any
@@ -63,6 +73,8 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
                     created_unix_nanos=one.created_unix_nanos,
                     checkpoints=one.checkpoints,
                     journal_bytes=one.journal_bytes,
+                    writer_id=one.writer_id,
+                    opened_unix_nanos=one.opened_unix_nanos,
                 )
                 for one in summaries
             ]

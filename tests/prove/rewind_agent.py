@@ -7,8 +7,8 @@ it was, and what the agent knows must be what was saved, but for the ids of what
 random step and its origin, taken back to the same step, work to their ends one after the other: both must get there,
 with the same files, and neither may touch the other's.
 
-Left out on purpose: setuid bits and hard links, which a restore does not bring back (selfware_common.trees), and copying
-a directory into itself, which stops where the order of names on the disk has it stop.
+Left out on purpose: setuid bits and hard links, which a restore does not bring back (selfware_common.trees), and
+copying a directory into itself, which stops where the order of names on the disk has it stop.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import sys
 import time
 
 from selfware_checkpointd import config
-from selfware_checkpointd.bulk import BulkServer
+from selfware_checkpointd.bulk import PEOPLE, BulkServer
 from selfware_checkpointd.credentials import open_vault
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
@@ -17,7 +17,7 @@ from selfware_common.errors import SelfwareError
 from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
-from selfware_common.state.wire import BULK_SOCKET
+from selfware_common.state.wire import BULK_SOCKET, TAGS_SOCKET
 
 CYCLE_SECONDS = 10.0
 SWITCH_SECONDS = 0.001  # threads that compare and compress give way to the event loop five times sooner than usual
@@ -36,7 +36,12 @@ class CheckpointDaemon(daemon.Daemon):
         self._root = config.root(self.paths, self.settings)
         vault = open_vault(self.settings.checkpoint.encryption, os.environ)
         self._memory = await asyncio.to_thread(
-            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level, vault=vault)
+            lambda: Memory(
+                self._root,
+                compression_level=self.settings.checkpoint.compression_level,
+                policy=config.policy(self.settings),
+                vault=vault,
+            )
         )
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
@@ -49,6 +54,10 @@ class CheckpointDaemon(daemon.Daemon):
             self._service.saved_elsewhere(asyncio.get_running_loop()),
         )
         self._bulk.start()
+        self._tags = BulkServer(
+            self.paths.socket_of(self.name, TAGS_SOCKET), self._memory, self._root, 0, lambda: None, PEOPLE
+        )
+        self._tags.start()
         self._maintained = time.monotonic()
         self._upkeep: asyncio.Task[str] | None = None
         self._log_notes()
@@ -66,6 +75,7 @@ class CheckpointDaemon(daemon.Daemon):
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
             "encrypted_with_key": (self._memory.vault.key_id or b"").hex(),
+            "stored_bytes": str(self._memory.bounds.room.used_bytes()),
         }
 
     def grace_seconds(self) -> float:
@@ -95,6 +105,7 @@ class CheckpointDaemon(daemon.Daemon):
 
     async def close(self) -> None:
         await asyncio.to_thread(self._bulk.stop)
+        await asyncio.to_thread(self._tags.stop)
         self._memory.store.hurry()
         if self._upkeep is not None:
             await asyncio.wait({self._upkeep})

@@ -17,12 +17,13 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
-from selfware_checkpointd import sealing
+from selfware_checkpointd import sealing, trimming
+from selfware_checkpointd.batch import Batch, Begun
 from selfware_checkpointd.errors import (
+    EventsLetGoError,
     JournalCorruptError,
     JournalStoppedError,
     SequenceConflictError,
@@ -34,31 +35,14 @@ from selfware_checkpointd.errors import (
 from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
 from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.reopening import reopen
-from selfware_checkpointd.segment import Record, decode_record, encode_header, encode_record, scan
+from selfware_checkpointd.segment import Record, decode_record, encode_header, first_time
+from selfware_checkpointd.trimming import Closed
 from selfware_checkpointd.vault import NO_VAULT, Box, Vault
 from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 NO_FILE = -1
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one write will make durable."""
-
-    first_sequence: int
-    offset: int
-    box: Box | None = None  # what its records are sealed with
-    records: list[Record] = field(default_factory=list)
-    pieces: list[bytes] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Begun:
-    """A commit between its halves: what each submission hears, and what is written, if anything is."""
-
-    outcomes: list[SelfwareError | None]
-    batch: Batch | None
+UNKNOWN_TIME = 1 << 62
 
 
 class Journal:
@@ -72,8 +56,7 @@ class Journal:
         sync: Sync = os.fdatasync,
         vault: Vault = NO_VAULT,
     ) -> None:
-        """Open or create; a torn tail is cut, other damage is kept for ``damage`` and for reading around it.
-        KeyMissingError if what is to be read is encrypted with a key that the vault has not."""
+        """Open or create; a torn tail is cut, other damage is kept for ``damage``. KeyMissingError if a key is missing."""
         self.session_id = session_id
         self.opened: list[str] = []
         self.damage: JournalCorruptError | None = None
@@ -87,6 +70,8 @@ class Journal:
         self._covered = 0  # a checkpoint holds everything up to here
         self._damage_until = 0  # the last event that damage in the newest segment has taken
         self._last = 0
+        self._floor = 0  # events up to here were let go
+        self.grown_bytes = 0  # what was written since it was opened
         self._firsts: list[int] = []
         self._file = NO_FILE
         self._durable_bytes = 0
@@ -94,6 +79,7 @@ class Journal:
         self._keys = JournalKeys(session_id, vault)
         self._box: Box | None = None  # what those records are sealed with
         self._settled: set[int] = set()  # segments that are sealed as they should be
+        self._begun: dict[int, int] = {}  # when segments began, of those that somebody asked for
         try:
             self._open()
         except OSError as error:
@@ -112,6 +98,11 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
                 total += path.stat().st_size
         return total
+
+    @property
+    def floor(self) -> int:
+        """The last event that was let go; 0 if all are there."""
+        return self._floor
 
     def fence(self, epoch: int) -> int:
         """Refuse older writers from now on; returns the last event that any of them made durable."""
@@ -151,6 +142,13 @@ class Journal:
             self._lock.release()
             raise
 
+    def hasten(self, begun: Begun) -> None:
+        """In between, where others are written, too, before anybody waits for the disk: let it begin. To be told that
+        these bytes are not needed in memory, the system starts to write them, and a sync finds them under way."""
+        if begun.batch is not None and begun.batch.records:
+            with contextlib.suppress(OSError):  # advice only: the sync says what is wrong
+                os.posix_fadvise(self._file, self._durable_bytes, 0, os.POSIX_FADV_DONTNEED)
+
     def finish(self, begun: Begun) -> list[SelfwareError | None]:
         """The second half: durable, or why not, for each submission."""
         try:
@@ -169,31 +167,57 @@ class Journal:
             start = self._offset_in_newest(expected)
         if expected > last:
             return
+        self._refuse_let_go(expected)
         place = ("its first segment", 0)
         for first in firsts[max(0, bisect_right(firsts, expected) - 1) :]:
             is_newest = first == firsts[-1]
             data = sealing.read_segment(self._directory, first, limit if is_newest else None, self._keys)
-            boxes = self._keys.of_segment(data, first)
-            found = scan(data, first, start, expected, boxes) if is_newest and start else scan(data, first, boxes=boxes)
+            found = self._keys.scan(data, first, *((start, expected) if is_newest and start else ()))
             place = (sealing.plain_path(self._directory, first).name, found.bad_offset or 0)
             for placed in found.records:
                 if placed.record.sequence < expected:
                     continue
                 if placed.record.sequence > expected:
+                    self._refuse_let_go(expected)
                     raise self._corrupt(place[0], place[1] or placed.offset, expected - 1)
                 yield placed.record
                 expected += 1
         if expected <= last:
+            self._refuse_let_go(expected)
             raise self._corrupt(place[0], place[1], expected - 1)
+
+    def closed(self) -> list[Closed]:
+        """The segments after which another one began, oldest first."""
+        with self._lock:
+            firsts = list(self._firsts)
+        return [
+            Closed(self.session_id, first, then - 1, sealing.size_of(self._directory, first), self._begun_at(then))
+            for first, then in pairwise(firsts)
+        ]
+
+    def trim(self, last: int) -> int:
+        """Let whole segments up to this event go; returns how many. Whoever dies when: the next one finishes it."""
+        with self._lock:
+            going = [first for first, then in pairwise(self._firsts) if then - 1 <= last]
+            if not going:
+                return 0
+            kept = self._firsts[len(going) :]
+            try:
+                trimming.write_floor(self._directory, kept[0] - 1)
+                self._floor, self._firsts = kept[0] - 1, kept
+                sealing.remove(self._directory, going)
+            except OSError as error:
+                raise disk_error(error, "how far the journal was let go", self._directory) from error
+            for first in going:
+                self._begun.pop(first, None)
+            return len(going)
 
     def seal(self) -> int:
         """Compress segments that are full; returns how many. For quiet moments, not for the path of an append."""
         sealed = 0
         for first in [first for first in self._firsts[:-1] if first not in self._settled]:
             try:
-                if sealing.is_due(self._directory, first, self._keys):
-                    sealing.compress(self._directory, first, self._keys)
-                    sealed += 1
+                sealed += sealing.settle(self._directory, first, self._keys)
             except OSError as error:
                 raise disk_error(error, "a compressed journal segment", self._directory) from error
             self._settled.add(first)
@@ -209,8 +233,10 @@ class Journal:
     def _open(self) -> None:
         make_directory(self._directory)
         remove_leftovers(self._directory)
+        self._floor = trimming.read_floor(self._directory)
+        sealing.remove(self._directory, [n for n in sealing.first_sequences(self._directory) if n <= self._floor])
         found = reopen(self._directory, self.session_id, self._keys)
-        self.opened, self._firsts, self._last = found.repaired, found.firsts, found.last
+        self.opened, self._firsts, self._last = found.repaired, found.firsts, max(found.last, self._floor)
         if found.damage is not None:
             self.damage = self._corrupt(found.damage.segment, found.damage.offset, found.damage.last_good)
             self._damage_until = found.damage.until
@@ -237,8 +263,7 @@ class Journal:
         try:
             for record in records:
                 if record.sequence == expected and record.epoch >= self._epoch:
-                    batch.pieces.append(encode_record(record, batch.offset, batch.box))
-                    batch.records.append(record)
+                    batch.add(record)
                     expected += 1
                 else:
                     self._accept_only_a_repetition(record, expected, batch)
@@ -265,14 +290,12 @@ class Journal:
             index = sequence - self._firsts[-1] + 1
             end = self._offsets[index] if index < len(self._offsets) else self._durable_bytes
             try:
-                boxes = (self._box,) if self._box else ()
-                placed = decode_record(os.pread(self._file, end - start, start), 0, boxes)
+                placed = decode_record(os.pread(self._file, end - start, start), 0, [self._box] if self._box else ())
             except OSError as error:
                 raise StorageError(what="read the journal", path=self._directory, reason=str(error)) from error
             return placed.record if placed else None
         first = self._firsts[max(0, bisect_right(self._firsts, sequence) - 1)]
-        data = sealing.read_segment(self._directory, first, keys=self._keys)
-        for placed in scan(data, first, boxes=self._keys.of_segment(data, first)).records:
+        for placed in self._keys.scan(sealing.read_segment(self._directory, first, keys=self._keys), first).records:
             if placed.record.sequence == sequence:
                 return placed.record
         return None
@@ -302,6 +325,7 @@ class Journal:
         *starts, self._durable_bytes = accumulate(map(len, batch.pieces), initial=self._durable_bytes)
         self._offsets.extend(starts)
         self._last = batch.records[-1].sequence
+        self.grown_bytes += self._durable_bytes - batch.offset
 
     def _take_back(self) -> None:
         """Back to the last durable length; while the disk refuses even that, every append begins with another try."""
@@ -354,6 +378,16 @@ class Journal:
             self._file = NO_FILE
 
     # ---- helpers
+
+    def _refuse_let_go(self, sequence: int) -> None:
+        if sequence <= self._floor:
+            raise EventsLetGoError(session_id=self.session_id, last=self._floor)
+
+    def _begun_at(self, first: int) -> int:
+        """When a segment's first event was made, read once; in a far future if that is not known."""
+        if not self._begun.get(first):
+            self._begun[first] = first_time(sealing.read_head(self._directory, first, self._keys))
+        return self._begun[first] or UNKNOWN_TIME
 
     def _offset_in_newest(self, sequence: int) -> int:
         """Where a record lies in the segment being written; 0 if it is not there."""

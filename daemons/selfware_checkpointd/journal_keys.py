@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfware_checkpointd.segment import HEADER_BYTES, SEALED_HEADER_BYTES, key_id_of
+from selfware_checkpointd.segment import HEADER_BYTES, SEALED_HEADER_BYTES, Scan, key_id_of, scan
 from selfware_checkpointd.vault import NO_VAULT, Box, Vault
 
 
@@ -40,6 +40,10 @@ class JournalKeys:
         if key_id is not None:
             return [self._vault.opening(key_id, name, self._what()).kept_ready()]
         return [box.kept_ready() for box in self._vault.all_boxes(name)]
+
+    def scan(self, data: bytes, first_sequence: int, start: int = 0, expected: int | None = None) -> Scan:
+        """Read these bytes of a segment; KeyMissingError as above."""
+        return scan(data, first_sequence, start, expected, self.of_segment(data, first_sequence))
 
     def for_sealed(self, first_sequence: int, key_id: bytes | None = None) -> Box | None:
         """What a sealed segment is encrypted with, if it is: with this key if one is named, else with the present

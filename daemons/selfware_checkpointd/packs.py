@@ -189,6 +189,18 @@ def read_index(file: int, number: int, vault: Vault = NO_VAULT) -> PackIndex:
         return _salvage(file, size, boxes, broken)
 
 
+def is_ruined(file: int, number: int, vault: Vault = NO_VAULT) -> bool:
+    """Is the pack's own record damaged, and not merely of another version or number? OSError if it cannot be read,
+    KeyMissingError if it is encrypted with a key that is not here."""
+    try:
+        _read_header(file, number, _Boxes(number, vault))
+    except _ForeignError:
+        return False
+    except ValueError:
+        return True
+    return read_index(file, number, vault).manifest is None
+
+
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
     """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
     raw = raw_of(group, os.pread(file, group.stored_bytes, group.offset))

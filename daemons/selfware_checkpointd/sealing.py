@@ -14,12 +14,13 @@ Owns the names in a journal directory. Never touches the segment being written.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import zstandard
 
 from selfware_checkpointd import sealed_segment
-from selfware_checkpointd.errors import StorageError
+from selfware_checkpointd.errors import KeyMissingError, StorageError
 from selfware_checkpointd.files import sync_directory, write_durably
 from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.segment import key_id_of, refuse_other_version
@@ -27,7 +28,7 @@ from selfware_checkpointd.segment import key_id_of, refuse_other_version
 PLAIN = ".wal"
 COMPRESSED = ".wal.zst"
 LEVEL = 3
-HEAD_BYTES = 128  # enough of a segment to see what it is
+HEAD_BYTES = 128  # the header and the head of the first record
 
 
 def plain_path(directory: Path, first_sequence: int) -> Path:
@@ -50,9 +51,16 @@ def first_sequences(directory: Path) -> list[int]:
     return sorted(found)
 
 
-def is_due(directory: Path, first_sequence: int, keys: JournalKeys) -> bool:
-    """Is it still plain, or sealed otherwise than it should be, and can that be changed? OSError if it cannot be
-    read."""
+def settle(directory: Path, first_sequence: int, keys: JournalKeys) -> bool:
+    """Compress a full segment if it is still plain, or sealed otherwise than it should be; was there anything to do?"""
+    is_due = _is_due(directory, first_sequence, keys)
+    if is_due:
+        compress(directory, first_sequence, keys)
+    return is_due
+
+
+def _is_due(directory: Path, first_sequence: int, keys: JournalKeys) -> bool:
+    """Can it be sealed as it should be, and is it not?"""
     with contextlib.suppress(FileNotFoundError):
         return keys.opens(key_id_of(_head(plain_path(directory, first_sequence)), first_sequence))
     if keys.key_id is None:
@@ -79,6 +87,37 @@ def compress(directory: Path, first_sequence: int, keys: JournalKeys | None = No
     return compressed.stat().st_size
 
 
+def size_of(directory: Path, first_sequence: int) -> int:
+    """What a segment takes on disk."""
+    for path in (plain_path(directory, first_sequence), compressed_path(directory, first_sequence)):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_size
+    return 0
+
+
+def remove(directory: Path, first_sequences: Sequence[int]) -> None:
+    """Delete these segments; harmless when it runs twice."""
+    for first in first_sequences:
+        plain_path(directory, first).unlink(missing_ok=True)
+        compressed_path(directory, first).unlink(missing_ok=True)
+    if first_sequences:
+        sync_directory(directory)
+
+
+def read_head(directory: Path, first_sequence: int, keys: JournalKeys, size: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a segment; none if it cannot be read now."""
+    with contextlib.suppress(OSError, zstandard.ZstdError, KeyMissingError):
+        try:
+            return _head(plain_path(directory, first_sequence), size)
+        except FileNotFoundError:
+            compressed = compressed_path(directory, first_sequence)
+        if sealed_segment.is_encrypted(_head(compressed)):
+            return sealed_segment.decode(compressed.read_bytes(), first_sequence, keys).data[:size]
+        with compressed.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+            return reader.read(size)
+    return b""
+
+
 def read_segment(
     directory: Path, first_sequence: int, limit: int | None = None, keys: JournalKeys | None = None
 ) -> bytes:
@@ -93,9 +132,9 @@ def read_segment(
     return data
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = HEAD_BYTES) -> bytes:
     with path.open("rb") as file:
-        return file.read(HEAD_BYTES)
+        return file.read(size)
 
 
 def _sealed(data: bytes, first_sequence: int, keys: JournalKeys) -> bytes:

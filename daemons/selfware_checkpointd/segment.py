@@ -188,6 +188,14 @@ def opened_by(data: bytes, offset: int, boxes: Sequence[Box]) -> Box | None:
     return next((box for box in boxes if _open_record(data, offset, [box])), None)
 
 
+def first_time(data: bytes) -> int:
+    """When the first event of a segment was made, by its head alone (nanoseconds since 1970); 0 if there is none."""
+    for at, mark in ((HEADER_BYTES, MARK), (SEALED_HEADER_BYTES, SEALED_MARK)):
+        if len(data) >= at + RECORD_HEAD_BYTES and data[at : at + len(mark)] == mark:
+            return int(WHOLE_HEAD.unpack_from(data, at)[6])
+    return 0
+
+
 def refuse_other_version(data: bytes, path: Path) -> None:
     """A whole header of another version is not damage: say so instead of guessing."""
     if len(data) < HEADER_BYTES or data[:8] != MAGIC:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfwarectl import keys, output, reach
+from selfwarectl.tags import tag, untag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,8 @@ def checkpoints() -> None:
 
 
 checkpoints.add_command(keys.new_key)
+checkpoints.add_command(tag)
+checkpoints.add_command(untag)
 
 
 @checkpoints.command("ls")
@@ -50,11 +53,12 @@ def ls(session: str) -> None:
             output.size(one.state_bytes),
             output.size(one.stored_bytes),
             one.session_id,
+            " ".join(one.tags),
             one.label,
         )
         for one in found
     ]
-    head = ("ID", "LEVEL", "MADE", "EVENT", "STATE", "STORED", "SESSION", "LABEL")
+    head = ("ID", "LEVEL", "MADE", "EVENT", "STATE", "STORED", "SESSION", "TAGS", "LABEL")
     output.table(head, rows, empty="no checkpoint was made yet")
 
 
@@ -85,6 +89,7 @@ def show(checkpoint_id: str) -> int:
                 "state": output.size(one.state_bytes),
                 "added to disk": output.size(one.stored_bytes),
                 "BLAKE3 root": one.state_hash.hex(),
+                "tags": " ".join(one.tags),
                 "label": one.label,
                 "intact": "yes" if verdict.intact else f"no: {verdict.problem}",
             }
@@ -123,7 +128,7 @@ def tidy() -> None:
     """Do now what checkpointd does every minute: delete what may go, pack the rest tighter, compress old journals.
 
     What may go is decided by [checkpoint] retention_days, max_size_bytes and keep_per_level; an intact checkpoint of
-    each session always stays.
+    each session and tagged ones always stay.
 
     \b
     Examples:
@@ -221,6 +226,9 @@ def list_all(session: str) -> list[checkpoint_pb2.CheckpointInfo]:
 def find(wanted: str) -> checkpoint_pb2.CheckpointInfo:
     """The one that is meant."""
     known = {one.checkpoint_id: one for one in list_all("")}
+    tagged = {name: one for one in known.values() for name in one.tags}
+    if wanted in tagged:
+        return tagged[wanted]
     return known[reach.find(wanted, list(known), "checkpoint", "selfwarectl checkpoints ls")]
 
 

@@ -55,7 +55,7 @@ def make(root: Path, seed: int) -> Original:
     """The same for the same seed."""
     chance = random.Random(seed)
     original = Original()
-    memory = Memory(root, lambda: NOW, vault=vault())
+    memory = Memory(root, lambda: NOW, reserve_bytes=0, vault=vault())
     for session, count in SESSIONS.items():
         memory.sessions.open(session, "writer", NOW)
         journal = Journal(memory.sessions.journal_directory(session), session, SEGMENT_BYTES, vault=vault())
@@ -176,7 +176,7 @@ def goes_on(root: Path, sessions: dict[str, int]) -> list[str]:
 
     async def try_all() -> list[str]:
         refused = []
-        memory = Memory(root, lambda: NOW, vault=vault())
+        memory = Memory(root, lambda: NOW, reserve_bytes=0, vault=vault())
         for session in sessions:
             try:
                 opened = await memory.open_session(session, "after")

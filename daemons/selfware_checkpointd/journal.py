@@ -56,7 +56,7 @@ class Journal:
         sync: Sync = os.fdatasync,
         vault: Vault = NO_VAULT,
     ) -> None:
-        """Open or create; a torn tail is cut, other damage is kept for ``damage``. KeyMissingError if a key is missing."""
+        """Open or create; a torn tail is cut, other damage is kept for ``damage``. Raises KeyMissingError."""
         self.session_id = session_id
         self.opened: list[str] = []
         self.damage: JournalCorruptError | None = None

@@ -33,7 +33,11 @@ class CheckpointDaemon(daemon.Daemon):
         sys.setswitchinterval(SWITCH_SECONDS)
         self._root = config.root(self.paths, self.settings)
         self._memory = await asyncio.to_thread(
-            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level)
+            lambda: Memory(
+                self._root,
+                compression_level=self.settings.checkpoint.compression_level,
+                policy=config.policy(self.settings),
+            )
         )
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
@@ -62,6 +66,7 @@ class CheckpointDaemon(daemon.Daemon):
         return {
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
+            "stored_bytes": str(self._memory.bounds.room.used_bytes()),
         }
 
     def grace_seconds(self) -> float:

@@ -13,14 +13,16 @@ from __future__ import annotations
 import contextlib
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index, unpack_group
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index, unpack_group
+from selfware_checkpointd.thinning import Ruin
 
 LIVE = ".pack"
 CHUNKS_ONLY = ".chunks"
@@ -37,11 +39,17 @@ class Pack:
     problem: str = ""
     firsts: list[int] = field(default_factory=list)
     version: int = VERSION
+    size_bytes: int = 0  # of the file
 
     @property
     def is_live(self) -> bool:
         """Does this file still stand for a checkpoint?"""
         return self.path.suffix == LIVE
+
+    @property
+    def numbers(self) -> Iterator[int]:
+        """Of its chunks."""
+        return (index for group in self.groups for index in range(group.first, group.first + len(group.hashes)))
 
     def group_of(self, chunk: int) -> Group | None:
         """The group that holds a chunk."""
@@ -61,6 +69,8 @@ class Catalog:
         self.places: dict[bytes, tuple[int, int]] = {}
         self.lost: dict[int, set[int]] = {}  # per pack, the chunks that turned out to be damaged
         self.cut_off = ""  # one sentence about a save that never ended
+        self.uses = ChunkUses(self.runs_of)
+        self.size_bytes = 0  # of all files
         self._highest = 0
         self._said: dict[tuple[str, Level, int, bytes], int] = {}
         remove_leftovers(directory)
@@ -88,7 +98,7 @@ class Catalog:
 
     def add(self, path: Path, info: CheckpointInfo, groups: list[Group]) -> None:
         """Enter a pack that was just made durable."""
-        self._enter(info.number, Pack(path, info.session_id, groups, info))
+        self._enter(info.number, Pack(path, info.session_id, groups, info, size_bytes=info.stored_bytes))
 
     def runs_of(self, number: int) -> list[Run]:
         """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
@@ -101,36 +111,12 @@ class Catalog:
         """The same chunks, or fewer, lie in another way in the same file now."""
         old = self.packs[number]
         self.packs[number] = pack
+        self.size_bytes += pack.size_bytes - old.size_bytes
         kept = {index for group in pack.groups for index in range(group.first, group.first + len(group.hashes))}
         for group in old.groups:
             for index, digest in enumerate(group.hashes, group.first):
                 if index not in kept and self.places.get(digest) == (number, index):
                     del self.places[digest]
-
-    def disk_bytes(self) -> int:
-        """The length of all files."""
-        total = 0
-        for pack in self.packs.values():
-            with contextlib.suppress(FileNotFoundError):
-                total += pack.path.stat().st_size
-        return total
-
-    def all_runs(self) -> list[Run]:
-        """Everything that living checkpoints need. One that cannot be read, perhaps only now, may need any chunk that
-        is older than itself: it does."""
-        runs: list[Run] = []
-        unreadable = 0
-        for number, pack in self.packs.items():
-            if not pack.is_live:
-                continue
-            try:
-                runs += self.runs_of(number)
-            except ValueError:
-                unreadable = max(unreadable, number)
-        for number, pack in self.packs.items():
-            if number < unreadable:
-                runs += [Run(number, group.first, len(group.hashes)) for group in pack.groups]
-        return runs
 
     def chunks_of(self, number: int) -> ChunkList:
         """The chunks of a live checkpoint in order; raises ValueError if one of its packs is gone or damaged."""
@@ -148,6 +134,21 @@ class Catalog:
                     chunks.add(digest, length, run.pack, index)
                     index += 1
         return chunks
+
+    def ruins(self) -> list[Ruin]:
+        """Checkpoints whose own record is damaged, read once more: what could not be read may be well now, and what a
+        newer Selfware wrote is not damaged."""
+        found = []
+        for number, pack in self.packs.items():
+            if pack.is_live and pack.info is None:
+                with contextlib.suppress(OSError):
+                    file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        if is_ruined(file, number):
+                            found.append(Ruin(number, pack.session_id, os.fstat(file).st_mtime_ns))
+                    finally:
+                        os.close(file)
+        return found
 
     def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
         """The newest readable one of a session, of this level if one is given."""
@@ -193,27 +194,34 @@ class Catalog:
             retired = pack.path.with_suffix(CHUNKS_ONLY)
             pack.path.rename(retired)
             pack.path, pack.info = retired, None
+            self.uses.leave(number)
         sync_directory(self.directory)
 
-    def sweep(self) -> int:
-        """Remove packs that no living checkpoint uses; returns the bytes freed. Harmless when it runs twice."""
-        used = {run.pack for run in self.all_runs()}
-        unused = [number for number, pack in self.packs.items() if not pack.is_live and number not in used]
-        freed = 0
+    def sweep(self, spared: Container[int] = ()) -> int:
+        """Remove packs that no living checkpoint uses, but for some; returns the bytes freed. Harmless when it runs
+        twice."""
+        unused = [
+            number
+            for number, pack in self.packs.items()
+            if not pack.is_live and number not in spared and not self.uses.is_used(number)
+        ]
+        before = self.size_bytes
         for number in unused:
+            self.packs[number].path.unlink(missing_ok=True)
             pack = self.packs.pop(number)
             self.lost.pop(number, None)
-            freed += pack.path.stat().st_size
-            pack.path.unlink()
+            self.uses.forget(number)
+            self.size_bytes -= pack.size_bytes
             for group in pack.groups:
                 for index, digest in enumerate(group.hashes, group.first):
                     if self.places.get(digest) == (number, index):
                         del self.places[digest]
         if unused:
             sync_directory(self.directory)
-        return freed
+        return before - self.size_bytes
 
     def _add_file(self, path: Path, number: int, is_last: bool) -> None:
+        size = path.stat().st_size
         index = self._read(path, number)
         if not index.is_whole and is_last and path.suffix == LIVE:
             self.cut_off = f"{path.stem} was cut off while it was saved, before anybody knew of it; it is removed"
@@ -222,14 +230,17 @@ class Catalog:
         if is_last and path.suffix == LIVE:
             # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
             sync_file(path)
-        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version, size_bytes=size)
         if path.suffix == LIVE and index.manifest is not None:
-            pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
+            pack.info, _ = decode_manifest(index.manifest, size)
         self._enter(number, pack)
 
     def _enter(self, number: int, pack: Pack) -> None:
         pack.firsts = [group.first for group in pack.groups]
         self.packs[number] = pack
+        self.size_bytes += pack.size_bytes
+        if pack.is_live:
+            self.uses.expect(number)
         self._highest = max(self._highest, number)
         if pack.info is not None:
             self._said[_saying(pack.info)] = number

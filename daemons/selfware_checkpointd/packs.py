@@ -137,6 +137,17 @@ def read_index(file: int, number: int) -> PackIndex:
         return replace(_salvage(file, size, session_id, str(error)), is_whole=version == 1)
 
 
+def is_ruined(file: int, number: int) -> bool:
+    """Is the pack's own record damaged, and not merely of another version or number? OSError if it cannot be read."""
+    try:
+        _read_header(file, number)
+    except _ForeignError:
+        return False
+    except ValueError:
+        return True
+    return read_index(file, number).manifest is None
+
+
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
     """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
     raw = decompress(os.pread(file, group.stored_bytes, group.offset), sum(group.lengths))

@@ -40,6 +40,10 @@ from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, number_of
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.placing import hashed, placed
+from selfware_checkpointd.repacking import DEAD_SHARE
+from selfware_checkpointd.room import Room
+from selfware_checkpointd.tags import Tags
+from selfware_checkpointd.thinning import Ruin
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, root_of
@@ -73,9 +77,16 @@ class Subject:
 class Store:
     """All checkpoints of all sessions."""
 
-    def __init__(self, directory: Path, sync: Sync = os.fdatasync, compression_level: int = COMPRESSION_LEVEL) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        sync: Sync = os.fdatasync,
+        compression_level: int = COMPRESSION_LEVEL,
+        room: Room | None = None,
+    ) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack. The level is zstd's, for packs that
-        are packed tighter."""
+        are packed tighter. No pack grows beyond what the room allows."""
+        room = room or Room()
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
@@ -84,12 +95,13 @@ class Store:
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
-            self._packer = Packer(self._catalog.path_of, sync)
+            self._packer = Packer(self._catalog.path_of, sync, room)
+            self.tags = Tags(directory)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
         self._assembler = Assembler(self._catalog)
-        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
-        self.opened = [verdict.problem for verdict in self.unreadable()]
+        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level, room)
+        self.opened = [verdict.problem for verdict in self.unreadable()] + self.tags.opened
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)
 
@@ -181,24 +193,25 @@ class Store:
 
     @contextmanager
     def reading(self, prefix: str) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
-        """The same in verified pieces, without holding anybody up: only deleting waits until we are done.
+        """The same in verified pieces, without holding anybody up: only what we read is not deleted meanwhile.
 
         CheckpointCorruptError may come in the middle.
         """
         with self._lock:
             info = self.find(prefix)
             plan = self._assembler.plan(info)
-            self._upkeep.readers += 1
+            held = self._upkeep.hold(plan)
         try:
             yield info, self._assembler.pieces(plan, self._other_copy)
         finally:
             with self._lock:
-                self._upkeep.readers -= 1
+                self._upkeep.release(held)
                 self._catalog.forget(plan.damaged)
 
     def find(self, prefix: str) -> CheckpointInfo:
-        """The checkpoint with this id or the only one whose id begins like this."""
+        """The checkpoint with this id or tag, or the only one whose id begins like this."""
         with self._lock:
+            prefix = self.tags.id_of(prefix) or prefix
             number = number_of(prefix)
             if number is None or number not in self._catalog.packs or not self._catalog.packs[number].is_live:
                 packs = self._catalog.packs.items()
@@ -250,18 +263,38 @@ class Store:
         verdicts = [self.verify(info.checkpoint_id) for info in self.checkpoints(session_id)]
         return sorted(verdicts + self.unreadable(session_id), key=lambda verdict: verdict.checkpoint_id, reverse=True)
 
-    def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
-        """Delete these, and every chunk that nobody needs any more; one sentence."""
+    def tag(self, prefix: str, name: str) -> CheckpointInfo:
+        """Give a checkpoint a name; it is never deleted as long as it has one. Durable on return."""
+        with self._lock:
+            info = self.find(prefix)
+            self.tags.tag(info.number, name)
+            return info
+
+    def untag(self, name: str) -> int:
+        """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""
+        with self._lock:
+            return self.tags.untag(name)
+
+    def ruins(self) -> list[Ruin]:
+        """Checkpoints whose own record is damaged for good."""
+        with self._lock:
+            return self._catalog.ruins()
+
+    def delete(self, doomed: Sequence[int]) -> str:
+        """Delete the checkpoints with these numbers, and every chunk that nobody needs any more; one sentence."""
         return self._upkeep.delete(doomed)
 
     def disk_bytes(self) -> int:
         """What all packs take."""
-        with self._lock:
-            return self._catalog.disk_bytes()
+        return self._catalog.size_bytes
 
-    def tighten(self, most_bytes: int = TIGHTEN_BYTES) -> str:
+    def disk_files(self) -> int:
+        """How many packs there are."""
+        return len(self._catalog.packs)
+
+    def tighten(self, most_bytes: int = TIGHTEN_BYTES, dead_share: float = DEAD_SHARE) -> str:
         """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
-        return self._upkeep.tighten(most_bytes)
+        return self._upkeep.tighten(most_bytes, dead_share)
 
     def hurry(self) -> None:
         """Let upkeep that is under way end soon; it goes on after the next start."""

@@ -7,7 +7,7 @@ import sys
 import time
 
 from selfware_checkpointd import config
-from selfware_checkpointd.bulk import BulkServer
+from selfware_checkpointd.bulk import PEOPLE, BulkServer
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
 from selfware_common import daemon
@@ -15,7 +15,7 @@ from selfware_common.errors import SelfwareError
 from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
 from selfware_common.rpcserver import Register
-from selfware_common.state.wire import BULK_SOCKET
+from selfware_common.state.wire import BULK_SOCKET, TAGS_SOCKET
 
 CYCLE_SECONDS = 10.0
 SWITCH_SECONDS = 0.001  # threads that compare and compress give way to the event loop five times sooner than usual
@@ -50,6 +50,10 @@ class CheckpointDaemon(daemon.Daemon):
             self._service.saved_elsewhere(asyncio.get_running_loop()),
         )
         self._bulk.start()
+        self._tags = BulkServer(
+            self.paths.socket_of(self.name, TAGS_SOCKET), self._memory, self._root, 0, lambda: None, PEOPLE
+        )
+        self._tags.start()
         self._maintained = time.monotonic()
         self._upkeep: asyncio.Task[str] | None = None
         self._log_notes()
@@ -96,6 +100,7 @@ class CheckpointDaemon(daemon.Daemon):
 
     async def close(self) -> None:
         await asyncio.to_thread(self._bulk.stop)
+        await asyncio.to_thread(self._tags.stop)
         self._memory.store.hurry()
         if self._upkeep is not None:
             await asyncio.wait({self._upkeep})

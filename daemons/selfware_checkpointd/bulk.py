@@ -21,7 +21,7 @@ from typing import Any
 
 from selfware_checkpointd.early import Early
 from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, disk_error
-from selfware_checkpointd.manifest import CheckpointInfo, Level
+from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.store import Subject
 from selfware_common import sockets
@@ -36,6 +36,10 @@ KEPT_BYTES = 2 * 1024 * 1024  # of memory, between two calls, for each client
 PIECE_BYTES = 1024 * 1024
 GRACE_SECONDS = 2.0
 RETRY_SECONDS = 0.5
+STATES = frozenset({"early", "save", "put", "get"})
+PEOPLE = frozenset({"tag", "untag"})
+"""Calls of a socket that only operators may open: the agent's user must not be able to let a checkpoint go that a
+person wanted to keep."""
 MOST_CONNECTIONS = 32  # each may have a large state on the disk that is still coming in
 
 
@@ -47,21 +51,29 @@ class BulkServer:
     """Owns the listening socket, its connections and their threads."""
 
     def __init__(
-        self, path: Path, memory: Memory, spool: Path, max_state_bytes: int, saved: Callable[[], None]
+        self,
+        path: Path,
+        memory: Memory,
+        spool: Path,
+        max_state_bytes: int,
+        saved: Callable[[], None],
+        allowed: frozenset[str] = STATES,
     ) -> None:
-        """``spool``: a directory for large states while they come in. ``saved`` is called after each save, in the
-        thread of its connection."""
+        """``allowed``: the calls of this socket. ``spool``: a directory for large states while they come in. ``saved``
+        is called after each save, in the thread of its connection."""
         self._path = path
         self._spool = spool
         self._memory = memory
         self._max_state_bytes = max_state_bytes
         self._saved = saved
+        self._allowed = allowed
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Bind (mode 0660) and serve; the instance lock must be held."""
+        self._path.parent.mkdir(mode=0o750, exist_ok=True)
         sockets.clear_stale(self._path)
         before = os.umask(0o117)
         try:
@@ -103,7 +115,7 @@ class BulkServer:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        call = _Connection(connection, self._memory, self._spool, self._max_state_bytes, self._saved)
+        call = _Connection(connection, self._memory, self._spool, self._max_state_bytes, self._saved, self._allowed)
         try:
             while (received := wire.receive(connection)) is not None:
                 head, file = received
@@ -132,7 +144,9 @@ class _Connection:
         spool: Path,
         max_state_bytes: int,
         saved: Callable[[], None],
+        allowed: frozenset[str],
     ) -> None:
+        self._allowed = allowed
         self._spool = spool
         self._connection = connection
         self._memory = memory
@@ -143,14 +157,13 @@ class _Connection:
 
     def answer(self, head: dict[str, Any], file: int) -> None:
         """Read the body, do the call, send the answer; ValueError for a call that there is not."""
-        if head.get("call") == "early":
+        if head.get("call") not in self._allowed:
+            raise ValueError("a call that there is not")
+        if head["call"] == "early":
             self._early.receive(self._connection, head)
             return
-        calls = {"save": self._save, "put": self._put, "get": self._get}
-        try:
-            call = calls[head["call"]]
-        except KeyError:
-            raise ValueError("a call that there is not") from None
+        calls = {"save": self._save, "put": self._put, "get": self._get, "tag": self._tag, "untag": self._untag}
+        call = calls[head["call"]]
         try:
             if head["body"] > self._max_state_bytes:
                 self._swallow(memoryview(bytearray(PIECE_BYTES)), head["body"])
@@ -211,6 +224,12 @@ class _Connection:
             except OSError as error:
                 raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
         return {"checkpoint": _told(info)}
+
+    def _tag(self, head: dict[str, Any], _body: Body, _file: int) -> dict[str, Any]:
+        return {"checkpoint": _told(self._memory.store.tag(str(head["checkpoint_id"]), str(head["name"])))}
+
+    def _untag(self, head: dict[str, Any], _body: Body, _file: int) -> dict[str, Any]:
+        return {"checkpoint_id": checkpoint_id(self._memory.store.untag(str(head["name"])))}
 
     def _check_size(self, size: int) -> None:
         if size > self._max_state_bytes:

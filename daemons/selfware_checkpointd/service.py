@@ -151,7 +151,8 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
 
     async def List(self, request: checkpoint_pb2.ListRequest, context: Any) -> checkpoint_pb2.ListReply:
         found = self._memory.store.checkpoints(request.session_id)
-        return checkpoint_pb2.ListReply(checkpoints=[_info(info) for info in found])
+        names = self._memory.store.names()
+        return checkpoint_pb2.ListReply(checkpoints=[_info(info, names.get(info.number, ())) for info in found])
 
     async def Latest(self, request: checkpoint_pb2.LatestRequest, context: Any) -> checkpoint_pb2.CheckpointInfo:
         return _info(self._memory.store.latest(request.session_id))
@@ -222,7 +223,7 @@ def _events(records: Iterable[Record]) -> checkpoint_pb2.RecoverReply:
     return reply
 
 
-def _info(info: CheckpointInfo) -> checkpoint_pb2.CheckpointInfo:
+def _info(info: CheckpointInfo, tags: Iterable[str] = ()) -> checkpoint_pb2.CheckpointInfo:
     return checkpoint_pb2.CheckpointInfo(
         checkpoint_id=info.checkpoint_id,
         session_id=info.session_id,
@@ -233,6 +234,7 @@ def _info(info: CheckpointInfo) -> checkpoint_pb2.CheckpointInfo:
         stored_bytes=info.stored_bytes,
         state_hash=info.state_hash,
         label=info.label,
+        tags=tags,
     )
 
 

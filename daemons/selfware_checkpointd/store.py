@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,9 @@ from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    FormatVersionError,
+    StorageError,
+    TagsCorruptError,
     UnknownBaseError,
     UnusableStateError,
     disk_error,
@@ -269,6 +272,14 @@ class Store:
             info = self.find(prefix)
             self.tags.tag(info.number, name)
             return info
+
+    def names(self) -> dict[int, list[str]]:
+        """The tags of each checkpoint that has any, by its number; none while they cannot be read."""
+        found: dict[int, list[str]] = {}
+        with self._lock, suppress(TagsCorruptError, StorageError, FormatVersionError):
+            for name, number in sorted(self.tags.all().items()):
+                found.setdefault(number, []).append(name)
+        return found
 
     def untag(self, name: str) -> int:
         """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfwarectl import output, reach
+from selfwarectl.tags import tag, untag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,10 @@ SHOWN_CHARS = 2000
 @click.group()
 def checkpoints() -> None:
     """See the saved states and prove them intact."""
+
+
+checkpoints.add_command(tag)
+checkpoints.add_command(untag)
 
 
 @checkpoints.command("ls")
@@ -47,11 +52,12 @@ def ls(session: str) -> None:
             output.size(one.state_bytes),
             output.size(one.stored_bytes),
             one.session_id,
+            " ".join(one.tags),
             one.label,
         )
         for one in found
     ]
-    head = ("ID", "LEVEL", "MADE", "EVENT", "STATE", "STORED", "SESSION", "LABEL")
+    head = ("ID", "LEVEL", "MADE", "EVENT", "STATE", "STORED", "SESSION", "TAGS", "LABEL")
     output.table(head, rows, empty="no checkpoint was made yet")
 
 
@@ -82,6 +88,7 @@ def show(checkpoint_id: str) -> int:
                 "state": output.size(one.state_bytes),
                 "added to disk": output.size(one.stored_bytes),
                 "BLAKE3 root": one.state_hash.hex(),
+                "tags": " ".join(one.tags),
                 "label": one.label,
                 "intact": "yes" if verdict.intact else f"no: {verdict.problem}",
             }
@@ -218,6 +225,9 @@ def list_all(session: str) -> list[checkpoint_pb2.CheckpointInfo]:
 def find(wanted: str) -> checkpoint_pb2.CheckpointInfo:
     """The one that is meant."""
     known = {one.checkpoint_id: one for one in list_all("")}
+    tagged = {name: one for one in known.values() for name in one.tags}
+    if wanted in tagged:
+        return tagged[wanted]
     return known[reach.find(wanted, list(known), "checkpoint", "selfwarectl checkpoints ls")]
 
 

@@ -69,7 +69,7 @@ class NotPermittedError(UnreachableError):
 @contextmanager
 def calling(daemon: str) -> Iterator[grpc.Channel]:
     """A channel to one daemon; gRPC errors inside become ours."""
-    path = _present(daemon, GRPC_SOCKETS.get(daemon, "api.sock"))
+    path = present(daemon, GRPC_SOCKETS.get(daemon, "api.sock"))
     import grpc
 
     from selfware_common import clients
@@ -101,7 +101,7 @@ def of_rpc(error: grpc.RpcError, daemon: str, path: Path) -> SelfwareError:
 
 def operator(method: str, target: str, body: dict[str, Any] | None = None, seconds: float = SECONDS) -> Any:
     """One HTTP request to oversightd, which knows from the kernel who we are; the decoded JSON of its answer."""
-    path = _present("oversightd", "operator.sock")
+    path = present("oversightd", "operator.sock")
     connection = _UnixConnection(path, seconds)
     try:
         data = None if body is None else json.dumps(body).encode()
@@ -150,7 +150,8 @@ def _answer(status: int, text: bytes, what: str) -> Any:
     raise FailedError(reason=reason)
 
 
-def _present(daemon: str, name: str) -> Path:
+def present(daemon: str, name: str) -> Path:
+    """The path of a daemon's socket that is there and may be opened; UnreachableError, NotPermittedError."""
     path = paths.from_environment().socket_of(daemon, name)
     try:
         exists = path.exists()

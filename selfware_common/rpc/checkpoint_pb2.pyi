@@ -360,6 +360,7 @@ class CheckpointInfo(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STATE_HASH_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     """"ckpt-00000042" """
     session_id: _builtins.str
@@ -373,6 +374,10 @@ class CheckpointInfo(_message.Message):
     state_hash: _builtins.bytes
     """BLAKE3-256 of the state"""
     label: _builtins.str
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names that people gave it (List only); one that has any is never deleted"""
+
     def __init__(
         self,
         *,
@@ -385,10 +390,11 @@ class CheckpointInfo(_message.Message):
         stored_bytes: _builtins.int = ...,
         state_hash: _builtins.bytes = ...,
         label: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "created_unix_nanos", b"created_unix_nanos", "label", b"label", "level", b"level", "sequence", b"sequence", "session_id", b"session_id", "state_bytes", b"state_bytes", "state_hash", b"state_hash", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "created_unix_nanos", b"created_unix_nanos", "label", b"label", "level", b"level", "sequence", b"sequence", "session_id", b"session_id", "state_bytes", b"state_bytes", "state_hash", b"state_hash", "stored_bytes", b"stored_bytes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -208,6 +208,16 @@ def get(path: Path, checkpoint_id: str) -> tuple[Checkpoint, mmap.mmap | bytes]:
         os.close(file)
 
 
+def tag(path: Path | str, checkpoint_id: str, name: str) -> Checkpoint:
+    """Give a checkpoint a name; it is never deleted as long as it has one. Raises SavingError."""
+    return Checkpoint(**_once(path, {"call": "tag", "checkpoint_id": checkpoint_id, "name": name})["checkpoint"])
+
+
+def untag(path: Path | str, name: str) -> str:
+    """Take a name away; the id of the checkpoint that had it. Raises SavingError."""
+    return str(_once(path, {"call": "untag", "name": name})["checkpoint_id"])
+
+
 def connect(path: Path | str, timeout_seconds: float = CALL_SECONDS) -> wire.Connection:
     """A connection whose calls take at most so long; OSError if nobody listens."""
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
@@ -220,7 +230,7 @@ def connect(path: Path | str, timeout_seconds: float = CALL_SECONDS) -> wire.Con
     return connection
 
 
-def _once(path: Path | str, head: dict[str, Any], file: int) -> dict[str, Any]:
+def _once(path: Path | str, head: dict[str, Any], file: int = -1) -> dict[str, Any]:
     try:
         connection = connect(path)
         try:

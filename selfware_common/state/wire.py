@@ -14,6 +14,11 @@ bytes as its field "body" says. A client's message may carry one open file. Requ
     get    checkpoint_id; the state is written into the open file
            -> checkpoint
 
+On the socket for people only (operators/tags.sock):
+
+    tag    checkpoint_id name -> checkpoint
+    untag  name -> checkpoint_id
+
 An error is answered as {"error": sentence, "status": gRPC's name for it}. Light to import, for short-lived clients.
 """
 
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BULK_SOCKET = "bulk.sock"
+TAGS_SOCKET = "operators/tags.sock"
 LENGTH = struct.Struct("<I")
 FILE = struct.Struct("i")
 MAX_HEAD_BYTES = 16 * 1024 * 1024

@@ -40,7 +40,6 @@ from selfware_checkpointd.segment import (
     decode_record,
     encode_header,
     encode_record,
-    first_time,
     scan,
 )
 from selfware_checkpointd.trimming import Closed
@@ -48,7 +47,6 @@ from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 NO_FILE = -1
-UNKNOWN_TIME = 1 << 62
 
 
 class Journal:
@@ -77,7 +75,7 @@ class Journal:
         self._file = NO_FILE
         self._durable_bytes = 0
         self._offsets = array("Q")  # of the records in the segment being written
-        self._begun: dict[int, int] = {}  # when segments began, of those that somebody asked for
+        self._segments = trimming.Segments(directory, session_id)
         try:
             self._open()
         except OSError as error:
@@ -188,10 +186,7 @@ class Journal:
         """The segments after which another one began, oldest first."""
         with self._lock:
             firsts = list(self._firsts)
-        return [
-            Closed(self.session_id, first, then - 1, sealing.size_of(self._directory, first), self._begun_at(then))
-            for first, then in pairwise(firsts)
-        ]
+        return self._segments.closed(firsts)
 
     def trim(self, last: int) -> int:
         """Let whole segments up to this event go; returns how many. Whoever dies when: the next one finishes it."""
@@ -206,8 +201,6 @@ class Journal:
                 sealing.remove(self._directory, going)
             except OSError as error:
                 raise disk_error(error, "how far the journal was let go", self._directory) from error
-            for first in going:
-                self._begun.pop(first, None)
             return len(going)
 
     def seal(self) -> int:
@@ -374,12 +367,6 @@ class Journal:
     def _refuse_let_go(self, sequence: int) -> None:
         if sequence <= self._floor:
             raise EventsLetGoError(session_id=self.session_id, last=self._floor)
-
-    def _begun_at(self, first: int) -> int:
-        """When a segment's first event was made, read once; in a far future if that is not known."""
-        if not self._begun.get(first):
-            self._begun[first] = first_time(sealing.read_head(self._directory, first))
-        return self._begun[first] or UNKNOWN_TIME
 
     def _offset_in_newest(self, sequence: int) -> int:
         """Where a record lies in the segment being written; 0 if it is not there."""

@@ -30,9 +30,9 @@ class CheckpointDaemon(daemon.Daemon):
 
     async def open(self) -> None:
         self._root = config.root(self.paths, self.settings)
-        self._memory = await asyncio.to_thread(
-            lambda: Memory(self._root, compression_level=self.settings.checkpoint.compression_level)
-        )
+        level, cold = self.settings.checkpoint.compression_level, config.cold_store(self.paths, self.settings)
+        self._memory = await asyncio.to_thread(lambda: Memory(self._root, compression_level=level, cold=cold))
+        self._memory.cold_policy = config.cold_policy(self.settings)
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
         )
@@ -48,6 +48,10 @@ class CheckpointDaemon(daemon.Daemon):
         self._upkeep: asyncio.Task[str] | None = None
         self._log_notes()
 
+    async def reloaded(self) -> None:
+        """Policies count at once; another store only after a restart."""
+        self._memory.cold_policy = config.cold_policy(self.settings)
+
     def services(self) -> tuple[list[str], list[Register]]:
         return ["selfware.checkpoint.v1.Checkpoint"], [
             lambda server: checkpoint_pb2_grpc.add_CheckpointServicer_to_server(self._service, server)
@@ -60,6 +64,7 @@ class CheckpointDaemon(daemon.Daemon):
         return {
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
+            **self._memory.store.tiers.facts(),
         }
 
     def grace_seconds(self) -> float:
@@ -100,7 +105,9 @@ class CheckpointDaemon(daemon.Daemon):
             return "keeping the journal, no checkpoint yet"
         one = newest[0]
         level = one.level.name.lower()
-        return f"newest checkpoint {one.checkpoint_id} ({level}) of {one.session_id} at event {one.sequence}"
+        said = f"newest checkpoint {one.checkpoint_id} ({level}) of {one.session_id} at event {one.sequence}"
+        behind = self._memory.store.tiers.behind
+        return f"{said}; {behind}" if behind else said
 
     def _log_notes(self) -> None:
         for note in self._memory.notes:

@@ -5,6 +5,9 @@ still use its chunks it is renamed to ``.chunks``, which is one atomic step. An 
 ``packing`` for how a save that was cut off is told from damage. A chunk that turns out to be damaged is forgotten here,
 so that the next save stores it again and older checkpoints heal with it.
 
+A pack that lies in the cold store is known by its stub (``coldstub``): beside the pack while there is a copy here too,
+instead of it afterwards. What a file here says of whether the checkpoint is alive goes before what a stub says.
+
 Owns the names in the checkpoint directory. Not thread-safe: the store holds a lock.
 """
 
@@ -14,13 +17,15 @@ import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from selfware_checkpointd import coldstub
 from selfware_checkpointd.chunklist import ChunkList
+from selfware_checkpointd.coldstub import COLD, COLD_CHUNKS, GONE, Stub
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index, unpack_group
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index
 
 LIVE = ".pack"
 CHUNKS_ONLY = ".chunks"
@@ -37,11 +42,22 @@ class Pack:
     problem: str = ""
     firsts: list[int] = field(default_factory=list)
     version: int = VERSION
+    stub: Stub | None = None  # where its copy lies in the cold store; the only one unless it is here
 
     @property
     def is_live(self) -> bool:
         """Does this file still stand for a checkpoint?"""
-        return self.path.suffix == LIVE
+        return self.path.suffix in (LIVE, COLD)
+
+    @property
+    def is_here(self) -> bool:
+        """Is the pack itself on this disk?"""
+        return self.path.suffix in (LIVE, CHUNKS_ONLY)
+
+    @property
+    def stub_path(self) -> Path:
+        """Where its stub lies, if it has one."""
+        return self.path.with_suffix(COLD if self.is_live else COLD_CHUNKS)
 
     def group_of(self, chunk: int) -> Group | None:
         """The group that holds a chunk."""
@@ -64,15 +80,13 @@ class Catalog:
         self._highest = 0
         self._said: dict[tuple[str, Level, int, bytes], int] = {}
         remove_leftovers(directory)
-        files = {}
-        for path in directory.glob("ckpt-*"):
-            digits = path.stem.removeprefix("ckpt-")
-            if path.suffix in (LIVE, CHUNKS_ONLY) and digits.isdecimal():
-                files[int(digits)] = path
-        for number in sorted(files):
-            is_last = number == max(files)
-            if files[number].stat().st_size or not is_last:
-                self._add_file(files[number], number, is_last)
+        files, stubs = _by_number(directory, (LIVE, CHUNKS_ONLY)), _by_number(directory, (COLD, COLD_CHUNKS))
+        for number in sorted({*files, *stubs}):
+            is_last = number == max({*files, *stubs}) and number not in stubs
+            if number not in files:
+                self._add_stub(stubs[number], number)
+            elif files[number].stat().st_size or not is_last:
+                self._add_file(files[number], number, is_last, stubs.get(number))
 
     def next_number(self) -> int:
         """Larger than every number that was ever in use."""
@@ -88,7 +102,10 @@ class Catalog:
 
     def runs_of(self, number: int) -> list[Run]:
         """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
-        index = self._read(self.packs[number].path, number)
+        pack = self.packs[number]
+        index = self._read(pack.path, number)
+        if index.manifest is None and pack.stub is not None:
+            index = self._read(pack.stub_path, number)
         if index.manifest is None:
             raise ValueError(index.problem)
         return decode_manifest(index.manifest, 0)[1]
@@ -107,8 +124,9 @@ class Catalog:
         """The length of all files."""
         total = 0
         for pack in self.packs.values():
-            with contextlib.suppress(FileNotFoundError):
-                total += pack.path.stat().st_size
+            for path in {pack.path, pack.stub_path} if pack.stub else {pack.path}:
+                with contextlib.suppress(FileNotFoundError):
+                    total += path.stat().st_size
         return total
 
     def all_runs(self) -> list[Run]:
@@ -158,19 +176,6 @@ class Catalog:
         number = self._said.get((session_id, level, sequence, root))
         return None if number is None else self.packs[number].info
 
-    def unpack(self, number: int, group: Group) -> list[bytes | None]:
-        """A group's chunks, each checked; damaged ones, and all if the file cannot be read now, are None."""
-        try:
-            file = os.open(self.packs[number].path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return [None] * len(group.hashes)
-        try:
-            return unpack_group(file, group)
-        except OSError:
-            return [None] * len(group.hashes)
-        finally:
-            os.close(file)
-
     def forget(self, damaged: Sequence[tuple[int, int]]) -> None:
         """These chunks (pack, number in it) are not what their hashes say: the next save stores them again."""
         for number, index in damaged:
@@ -186,10 +191,45 @@ class Catalog:
             pack = self.packs[number]
             if pack.info is not None:
                 self._said.pop(_saying(pack.info), None)
-            retired = pack.path.with_suffix(CHUNKS_ONLY)
-            pack.path.rename(retired)
-            pack.path, pack.info = retired, None
+            stub_path, was_here = pack.stub_path, pack.is_here
+            if was_here:
+                retired = pack.path.with_suffix(CHUNKS_ONLY)
+                pack.path.rename(retired)
+                pack.path = retired
+            if pack.stub is not None:
+                stub_path.rename(stub_path.with_suffix(COLD_CHUNKS))
+                pack.path = pack.path if was_here else stub_path.with_suffix(COLD_CHUNKS)
+            pack.info = None
         sync_directory(self.directory)
+
+    def copied(self, number: int, stub: Stub, moving: Path) -> None:
+        """Its copy in the cold store was read back and is right: the stub lies in that file and becomes valid now."""
+        pack = self.packs[number]
+        moving.rename(pack.stub_path)
+        sync_directory(self.directory)
+        pack.stub = stub
+
+    def drop_stub(self, number: int) -> None:
+        """The copy in the cold store is not wanted any more; to be removed there later."""
+        pack = self.packs[number]
+        if pack.stub is not None:
+            pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+            sync_directory(self.directory)
+            pack.stub = None
+
+    def evict(self, number: int) -> int:
+        """Only the copy in the cold store stays; the bytes freed here."""
+        pack = self.packs[number]
+        if pack.stub is None or not pack.is_here:
+            return 0
+        freed = pack.path.stat().st_size
+        stub_path = pack.stub_path
+        pack.path.unlink()
+        sync_directory(self.directory)
+        pack.path = stub_path
+        if pack.info is not None:
+            pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
+        return freed
 
     def sweep(self) -> int:
         """Remove packs that no living checkpoint uses; returns the bytes freed. Harmless when it runs twice."""
@@ -199,8 +239,11 @@ class Catalog:
         for number in unused:
             pack = self.packs.pop(number)
             self.lost.pop(number, None)
-            freed += pack.path.stat().st_size
-            pack.path.unlink()
+            if pack.is_here:
+                freed += pack.path.stat().st_size
+                pack.path.unlink()
+            if pack.stub is not None:
+                pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
             for group in pack.groups:
                 for index, digest in enumerate(group.hashes, group.first):
                     if self.places.get(digest) == (number, index):
@@ -209,8 +252,11 @@ class Catalog:
             sync_directory(self.directory)
         return freed
 
-    def _add_file(self, path: Path, number: int, is_last: bool) -> None:
+    def _add_file(self, path: Path, number: int, is_last: bool, stub_path: Path | None) -> None:
         index = self._read(path, number)
+        stub = self._stub_beside(path, stub_path, index) if stub_path else None
+        if index.manifest is None and stub is not None:
+            index = self._read(path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS), number)
         if not index.is_whole and is_last and path.suffix == LIVE:
             self.cut_off = f"{path.stem} was cut off while it was saved, before anybody knew of it; it is removed"
             os.truncate(path, 0)
@@ -218,9 +264,32 @@ class Catalog:
         if is_last and path.suffix == LIVE:
             # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
             sync_file(path)
-        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version, stub=stub)
         if path.suffix == LIVE and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
+        self._enter(number, pack)
+
+    def _stub_beside(self, path: Path, stub_path: Path, index: PackIndex) -> Stub | None:
+        """What lies in the cold store of a pack that is here. A stub that says something else of it counts for
+        nothing, and its file gets the name that goes with the pack's: one of both was changed, and then it stopped."""
+        try:
+            found = coldstub.read(stub_path)
+        except (OSError, ValueError):
+            return None
+        if found.index is None or (index.manifest is not None and index.groups != found.index.groups):
+            stub_path.rename(self.directory / (found.stub.key + GONE))
+            return None
+        if (path.suffix == LIVE) != (stub_path.suffix == COLD):
+            stub_path.rename(path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS))
+        return found.stub
+
+    def _add_stub(self, path: Path, number: int) -> None:
+        index = self._read(path, number)
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
+        with contextlib.suppress(OSError, ValueError):
+            pack.stub = coldstub.read(path).stub
+        if path.suffix == COLD and index.manifest is not None:
+            pack.info, _ = decode_manifest(index.manifest, 0)
         self._enter(number, pack)
 
     def _enter(self, number: int, pack: Pack) -> None:
@@ -235,6 +304,8 @@ class Catalog:
 
     @staticmethod
     def _read(path: Path, number: int) -> PackIndex:
+        if path.suffix in (COLD, COLD_CHUNKS):
+            return _read_stub(path)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -251,3 +322,25 @@ class Catalog:
 
 def _saying(info: CheckpointInfo) -> tuple[str, Level, int, bytes]:
     return (info.session_id, info.level, info.sequence, info.state_hash)
+
+
+def _by_number(directory: Path, suffixes: Sequence[str]) -> dict[int, Path]:
+    found = {}
+    for path in directory.glob("ckpt-*"):
+        digits = path.stem.removeprefix("ckpt-")
+        if path.suffix in suffixes and digits.isdecimal():
+            found[int(digits)] = path
+    return found
+
+
+def _read_stub(path: Path) -> PackIndex:
+    """The index of a pack that lies in the cold store."""
+    try:
+        index = coldstub.read(path).index
+    except FileNotFoundError:
+        return PackIndex([], "", None, f"its file {path.name} is missing")
+    except OSError as error:
+        return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
+    except ValueError as error:
+        return PackIndex([], "", None, str(error))
+    return index or PackIndex([], "", None, f"its index in {path.name} is damaged")

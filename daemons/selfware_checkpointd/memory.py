@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from selfware_checkpointd.coldstore import ColdStore
 from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
@@ -24,6 +25,8 @@ from selfware_checkpointd.segment import Record
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import COMPRESSION_LEVEL, Store, Subject, Verdict
 from selfware_checkpointd.thinning import Policy
+from selfware_checkpointd.tiering import ColdPolicy
+from selfware_checkpointd.tiers import MOVE_BYTES
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_common.errors import DiskFullError
 from selfware_common.state.comparing import Span
@@ -54,12 +57,17 @@ class Memory:
     """What the agent knew."""
 
     def __init__(
-        self, root: Path, clock: Callable[[], int] = time.time_ns, compression_level: int = COMPRESSION_LEVEL
+        self,
+        root: Path,
+        clock: Callable[[], int] = time.time_ns,
+        compression_level: int = COMPRESSION_LEVEL,
+        cold: ColdStore | None = None,
     ) -> None:
-        """Opens the store; journals are opened when they are first needed."""
+        """Opens the store; journals are opened when they are first needed. ``cold``: where old packs may lie."""
         self._clock = clock
         self.sessions = Sessions(root / "sessions")
-        self.store = Store(root / "checkpoints", compression_level=compression_level)
+        self.store = Store(root / "checkpoints", compression_level=compression_level, cold=cold)
+        self.cold_policy = ColdPolicy()
         self.notes: list[str] = list(self.store.opened)
         self._writers = Writers()
         self._doors: dict[str, GroupCommitter] = {}
@@ -221,12 +229,16 @@ class Memory:
     def _maintain(self, policy: Policy, most_bytes: int) -> str:
         with self._lock:
             journals = list(self._journals.values())
-        retained = retain(self.store, policy, self._clock())  # first: it makes room, and the rest needs some
-        sealed, tightened = 0, ""
+        tiers, now = self.store.tiers, self._clock()
+        pushed = tiers.make_room(self.store.disk_bytes() - policy.max_size_bytes, now, max(most_bytes, MOVE_BYTES))
+        retained = retain(self.store, policy, now)  # early: it makes room, and the rest needs some
+        sealed, rest = 0, list[str]()
         try:
             sealed = sum(journal.seal() for journal in journals)
-            tightened = self.store.tighten(most_bytes)
+            rest.append(self.store.tighten(most_bytes))
+            rest.append(tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
         except DiskFullError as error:
-            tightened = f"no more than that: {error.sentence}"
-        said = f"compressed {sealed} journal segments, {retained}"
-        return f"{said}, {tightened}" if tightened else said
+            rest.append(f"no more than that: {error.sentence}")
+        self.notes += tiers.taken_notes()
+        said = [f"compressed {sealed} journal segments", pushed, retained, *rest]
+        return ", ".join(one for one in said if one)

@@ -50,7 +50,7 @@ def used_chunks(runs: Iterable[Run]) -> dict[int, list[Run]]:
 def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]]) -> Iterator[int]:
     """The numbers of packs that would become smaller, oldest first."""
     for number, pack in sorted(packs.items()):
-        if pack.problem or not pack.groups:
+        if pack.problem or not pack.groups or not pack.is_here:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
         is_loose = len(pack.groups) > 1 and raw / len(pack.groups) < TIGHT_GROUP_BYTES / 2

@@ -133,7 +133,7 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
 
     async def List(self, request: checkpoint_pb2.ListRequest, context: Any) -> checkpoint_pb2.ListReply:
         found = self._memory.store.checkpoints(request.session_id)
-        return checkpoint_pb2.ListReply(checkpoints=[_info(info) for info in found])
+        return checkpoint_pb2.ListReply(checkpoints=[self._told(info) for info in found])
 
     async def Latest(self, request: checkpoint_pb2.LatestRequest, context: Any) -> checkpoint_pb2.CheckpointInfo:
         return _info(self._memory.store.latest(request.session_id))
@@ -141,12 +141,14 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     async def Verify(self, request: checkpoint_pb2.VerifyRequest, context: Any) -> checkpoint_pb2.VerifyReply:
         verdicts = await self._memory.verify(request.checkpoint_id)
         for one in verdicts:
-            if not one.intact:
+            if not one.intact and not one.unknown:
                 extra = log.event(catalog.CHECKPOINT_DAMAGED, checkpoint_id=one.checkpoint_id)
                 LOG.error("checkpoint %s is damaged: %s", one.checkpoint_id, one.problem, extra=extra)
         return checkpoint_pb2.VerifyReply(
             verdicts=[
-                checkpoint_pb2.Verdict(checkpoint_id=one.checkpoint_id, intact=one.intact, problem=one.problem)
+                checkpoint_pb2.Verdict(
+                    checkpoint_id=one.checkpoint_id, intact=one.intact, problem=one.problem, unknown=one.unknown
+                )
                 for one in verdicts
             ]
         )
@@ -166,6 +168,12 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
             yield checkpoint_pb2.RecoverReply(data=piece)
         for start in range(0, len(found.events), BATCH_EVENTS):
             yield _events(found.events[start : start + BATCH_EVENTS])
+
+    def _told(self, info: CheckpointInfo) -> checkpoint_pb2.CheckpointInfo:
+        """With where it lies."""
+        told = _info(info)
+        told.tier, told.cold_bytes = self._memory.store.tiers.tier_of(info.number)
+        return told
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

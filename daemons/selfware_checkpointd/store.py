@@ -23,10 +23,12 @@ from blake3 import blake3
 from selfware_checkpointd.assembling import Assembler
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
+from selfware_checkpointd.coldstore import ColdStore
 from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    ColdAwayError,
     UnknownBaseError,
     UnusableStateError,
     disk_error,
@@ -35,7 +37,10 @@ from selfware_checkpointd.files import Sync, make_directory
 from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
+from selfware_checkpointd.packreading import PackReader
+from selfware_checkpointd.packs import unpack_frame
 from selfware_checkpointd.placing import hashed, placed
+from selfware_checkpointd.tiers import Tiers
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
@@ -48,11 +53,13 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a checkpoint can be restored; problem is one sentence if not."""
+    """Whether a checkpoint can be restored; problem is one sentence if not. ``unknown``: some of it lies where it
+    cannot be read now."""
 
     checkpoint_id: str
     intact: bool
     problem: str
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,15 @@ class Subject:
 class Store:
     """All checkpoints of all sessions."""
 
-    def __init__(self, directory: Path, sync: Sync = os.fdatasync, compression_level: int = COMPRESSION_LEVEL) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        sync: Sync = os.fdatasync,
+        compression_level: int = COMPRESSION_LEVEL,
+        cold: ColdStore | None = None,
+    ) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack. The level is zstd's, for packs that
-        are packed tighter."""
+        are packed tighter. ``cold``: where old packs may lie."""
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
@@ -82,8 +95,10 @@ class Store:
             self._packer = Packer(self._catalog.path_of, sync)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
-        self._assembler = Assembler(self._catalog)
+        self._reader = PackReader(cold)
+        self._assembler = Assembler(self._catalog, self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
+        self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)
@@ -221,6 +236,8 @@ class Store:
                     pass
         except CheckpointCorruptError as error:
             return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
+        except ColdAwayError as error:
+            return Verdict(self.find(prefix).checkpoint_id, False, error.sentence, unknown=True)
         return Verdict(info.checkpoint_id, True, "")
 
     def verify_all(self, session_id: str = "") -> list[Verdict]:
@@ -295,13 +312,16 @@ class Store:
 
     def _other_copy(self, digest: bytes) -> bytes | None:
         """A damaged chunk as a later save stored it again."""
-        with self._lock:
+        with self._lock:  # and not while it is read: whoever asks is a reader, so nothing is moved meanwhile
             place = self._catalog.places.get(digest)
             pack = self._catalog.packs.get(place[0]) if place else None
             group = pack.group_of(place[1]) if place and pack else None
-            if place is None or group is None:
-                return None
-            return self._catalog.unpack(place[0], group)[place[1] - group.first]
+        if place is None or pack is None or group is None:
+            return None
+        try:
+            return unpack_frame(self._reader.frame(pack, group), group)[place[1] - group.first]
+        except OSError:
+            return None
 
     def _base_of(self, session_id: str, level: Level) -> tuple[int, ChunkList]:
         """What a state of this level is compared with, and its number: the newest one, or nothing."""

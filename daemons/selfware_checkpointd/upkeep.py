@@ -30,7 +30,7 @@ class Upkeep:
     ) -> None:
         self._compression_level = compression_level
         self._catalog = catalog
-        self._lock = lock
+        self.lock = self._lock = lock
         self._newest = newest
         self._sync = sync
         self._tightening = threading.Lock()
@@ -77,7 +77,7 @@ class Upkeep:
         """(bytes read, bytes freed); None if it has to wait, or is damaged. The lock is not held while it works."""
         with self._lock:
             pack = self._catalog.packs.get(number)
-            if pack is None or pack.problem:
+            if pack is None or pack.problem or not pack.is_here:
                 return None
             self.readers += 1
         try:
@@ -91,6 +91,7 @@ class Upkeep:
                     temporary.unlink()
                     return None
                 before = pack.path.stat().st_size
+                self._catalog.drop_stub(number)  # the copy elsewhere is of other bytes
                 temporary.rename(pack.path)
                 sync_directory(pack.path.parent)
                 self._catalog.replace(number, place(pack, repacked, size))

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$selfware_common/rpc/checkpoint.proto\x12\x16selfware.checkpoint.v1\"r\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x17\n\x0ftime_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\";\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"8\n\x10OpenSessionReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\x15\n\x13ListSessionsRequest\"F\n\x11ListSessionsReply\x12\x31\n\x08sessions\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Session\"\x8b\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x05 \x01(\x04\x12\x15\n\rjournal_bytes\x18\x06 \x01(\x04\"a\n\rAppendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"$\n\x0b\x41ppendReply\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\"O\n\x11ReadEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xe5\x01\n\x0e\x43heckpointInfo\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x05 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x04\x12\x12\n\nstate_hash\x18\x08 \x01(\x0c\x12\r\n\x05label\x18\t \x01(\t\"[\n\x0bSaveRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".selfware.checkpoint.v1.SaveHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\nSaveHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05label\x18\x05 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x12\n\nstate_hash\x18\x07 \x01(\x0c\"$\n\x0bLoadRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"[\n\tLoadReply\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0bListRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"H\n\tListReply\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\"#\n\rLatestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"&\n\rVerifyRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"@\n\x0bVerifyReply\x12\x31\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Verdict\"A\n\x07Verdict\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06intact\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\x11\n\x0fMaintainRequest\"!\n\rMaintainReply\x12\x10\n\x08sentence\x18\x01 \x01(\t\";\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"\x97\x01\n\x0cRecoverReply\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.selfware.checkpoint.v1.RecoverHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x30\n\x06\x65vents\x18\x04 \x01(\x0b\x32\x1e.selfware.checkpoint.v1.EventsH\x00\x42\x06\n\x04partJ\x04\x08\x03\x10\x04\"7\n\x06\x45vents\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"s\n\rRecoverHeader\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\x12\x0f\n\x07skipped\x18\x02 \x03(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04*d\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_MICRO\x10\x01\x12\x0e\n\nLEVEL_TASK\x10\x02\x12\x11\n\rLEVEL_SESSION\x10\x03\x12\x10\n\x0cLEVEL_SYSTEM\x10\x04\x32\xc8\x08\n\nCheckpoint\x12\x63\n\x0bOpenSession\x12*.selfware.checkpoint.v1.OpenSessionRequest\x1a(.selfware.checkpoint.v1.OpenSessionReply\x12\x66\n\x0cListSessions\x12+.selfware.checkpoint.v1.ListSessionsRequest\x1a).selfware.checkpoint.v1.ListSessionsReply\x12T\n\x06\x41ppend\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply\x12^\n\x0c\x41ppendStream\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply(\x01\x30\x01\x12X\n\nReadEvents\x12).selfware.checkpoint.v1.ReadEventsRequest\x1a\x1d.selfware.checkpoint.v1.Event0\x01\x12U\n\x04Save\x12#.selfware.checkpoint.v1.SaveRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo(\x01\x12P\n\x04Load\x12#.selfware.checkpoint.v1.LoadRequest\x1a!.selfware.checkpoint.v1.LoadReply0\x01\x12N\n\x04List\x12#.selfware.checkpoint.v1.ListRequest\x1a!.selfware.checkpoint.v1.ListReply\x12W\n\x06Latest\x12%.selfware.checkpoint.v1.LatestRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo\x12T\n\x06Verify\x12%.selfware.checkpoint.v1.VerifyRequest\x1a#.selfware.checkpoint.v1.VerifyReply\x12Z\n\x08Maintain\x12\'.selfware.checkpoint.v1.MaintainRequest\x1a%.selfware.checkpoint.v1.MaintainReply\x12Y\n\x07Recover\x12&.selfware.checkpoint.v1.RecoverRequest\x1a$.selfware.checkpoint.v1.RecoverReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$selfware_common/rpc/checkpoint.proto\x12\x16selfware.checkpoint.v1\"r\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x17\n\x0ftime_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\";\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"8\n\x10OpenSessionReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\x15\n\x13ListSessionsRequest\"F\n\x11ListSessionsReply\x12\x31\n\x08sessions\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Session\"\x8b\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x05 \x01(\x04\x12\x15\n\rjournal_bytes\x18\x06 \x01(\x04\"a\n\rAppendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"$\n\x0b\x41ppendReply\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\"O\n\x11ReadEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\x97\x02\n\x0e\x43heckpointInfo\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x05 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x04\x12\x12\n\nstate_hash\x18\x08 \x01(\x0c\x12\r\n\x05label\x18\t \x01(\t\x12\x0c\n\x04tier\x18\n \x01(\t\x12\x12\n\ncold_bytes\x18\x0b \x01(\x04\x12\x0e\n\x06\x64\x61mage\x18\x0c \x01(\t\"[\n\x0bSaveRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".selfware.checkpoint.v1.SaveHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\nSaveHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05label\x18\x05 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x12\n\nstate_hash\x18\x07 \x01(\x0c\"$\n\x0bLoadRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"[\n\tLoadReply\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0bListRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"H\n\tListReply\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\"#\n\rLatestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"&\n\rVerifyRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"@\n\x0bVerifyReply\x12\x31\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Verdict\"R\n\x07Verdict\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06intact\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\"\x11\n\x0fMaintainRequest\"!\n\rMaintainReply\x12\x10\n\x08sentence\x18\x01 \x01(\t\";\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"\x97\x01\n\x0cRecoverReply\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.selfware.checkpoint.v1.RecoverHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x30\n\x06\x65vents\x18\x04 \x01(\x0b\x32\x1e.selfware.checkpoint.v1.EventsH\x00\x42\x06\n\x04partJ\x04\x08\x03\x10\x04\"7\n\x06\x45vents\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"s\n\rRecoverHeader\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\x12\x0f\n\x07skipped\x18\x02 \x03(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04*d\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_MICRO\x10\x01\x12\x0e\n\nLEVEL_TASK\x10\x02\x12\x11\n\rLEVEL_SESSION\x10\x03\x12\x10\n\x0cLEVEL_SYSTEM\x10\x04\x32\xc8\x08\n\nCheckpoint\x12\x63\n\x0bOpenSession\x12*.selfware.checkpoint.v1.OpenSessionRequest\x1a(.selfware.checkpoint.v1.OpenSessionReply\x12\x66\n\x0cListSessions\x12+.selfware.checkpoint.v1.ListSessionsRequest\x1a).selfware.checkpoint.v1.ListSessionsReply\x12T\n\x06\x41ppend\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply\x12^\n\x0c\x41ppendStream\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply(\x01\x30\x01\x12X\n\nReadEvents\x12).selfware.checkpoint.v1.ReadEventsRequest\x1a\x1d.selfware.checkpoint.v1.Event0\x01\x12U\n\x04Save\x12#.selfware.checkpoint.v1.SaveRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo(\x01\x12P\n\x04Load\x12#.selfware.checkpoint.v1.LoadRequest\x1a!.selfware.checkpoint.v1.LoadReply0\x01\x12N\n\x04List\x12#.selfware.checkpoint.v1.ListRequest\x1a!.selfware.checkpoint.v1.ListReply\x12W\n\x06Latest\x12%.selfware.checkpoint.v1.LatestRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo\x12T\n\x06Verify\x12%.selfware.checkpoint.v1.VerifyRequest\x1a#.selfware.checkpoint.v1.VerifyReply\x12Z\n\x08Maintain\x12\'.selfware.checkpoint.v1.MaintainRequest\x1a%.selfware.checkpoint.v1.MaintainReply\x12Y\n\x07Recover\x12&.selfware.checkpoint.v1.RecoverRequest\x1a$.selfware.checkpoint.v1.RecoverReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'selfware_common.rpc.checkpoint_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEVEL']._serialized_start=2142
-  _globals['_LEVEL']._serialized_end=2242
+  _globals['_LEVEL']._serialized_start=2209
+  _globals['_LEVEL']._serialized_end=2309
   _globals['_EVENT']._serialized_start=64
   _globals['_EVENT']._serialized_end=178
   _globals['_OPENSESSIONREQUEST']._serialized_start=180
@@ -52,39 +52,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READEVENTSREQUEST']._serialized_start=673
   _globals['_READEVENTSREQUEST']._serialized_end=752
   _globals['_CHECKPOINTINFO']._serialized_start=755
-  _globals['_CHECKPOINTINFO']._serialized_end=984
-  _globals['_SAVEREQUEST']._serialized_start=986
-  _globals['_SAVEREQUEST']._serialized_end=1077
-  _globals['_SAVEHEADER']._serialized_start=1080
-  _globals['_SAVEHEADER']._serialized_end=1247
-  _globals['_LOADREQUEST']._serialized_start=1249
-  _globals['_LOADREQUEST']._serialized_end=1285
-  _globals['_LOADREPLY']._serialized_start=1287
-  _globals['_LOADREPLY']._serialized_end=1378
-  _globals['_LISTREQUEST']._serialized_start=1380
-  _globals['_LISTREQUEST']._serialized_end=1413
-  _globals['_LISTREPLY']._serialized_start=1415
-  _globals['_LISTREPLY']._serialized_end=1487
-  _globals['_LATESTREQUEST']._serialized_start=1489
-  _globals['_LATESTREQUEST']._serialized_end=1524
-  _globals['_VERIFYREQUEST']._serialized_start=1526
-  _globals['_VERIFYREQUEST']._serialized_end=1564
-  _globals['_VERIFYREPLY']._serialized_start=1566
-  _globals['_VERIFYREPLY']._serialized_end=1630
-  _globals['_VERDICT']._serialized_start=1632
-  _globals['_VERDICT']._serialized_end=1697
-  _globals['_MAINTAINREQUEST']._serialized_start=1699
-  _globals['_MAINTAINREQUEST']._serialized_end=1716
-  _globals['_MAINTAINREPLY']._serialized_start=1718
-  _globals['_MAINTAINREPLY']._serialized_end=1751
-  _globals['_RECOVERREQUEST']._serialized_start=1753
-  _globals['_RECOVERREQUEST']._serialized_end=1812
-  _globals['_RECOVERREPLY']._serialized_start=1815
-  _globals['_RECOVERREPLY']._serialized_end=1966
-  _globals['_EVENTS']._serialized_start=1968
-  _globals['_EVENTS']._serialized_end=2023
-  _globals['_RECOVERHEADER']._serialized_start=2025
-  _globals['_RECOVERHEADER']._serialized_end=2140
-  _globals['_CHECKPOINT']._serialized_start=2245
-  _globals['_CHECKPOINT']._serialized_end=3341
+  _globals['_CHECKPOINTINFO']._serialized_end=1034
+  _globals['_SAVEREQUEST']._serialized_start=1036
+  _globals['_SAVEREQUEST']._serialized_end=1127
+  _globals['_SAVEHEADER']._serialized_start=1130
+  _globals['_SAVEHEADER']._serialized_end=1297
+  _globals['_LOADREQUEST']._serialized_start=1299
+  _globals['_LOADREQUEST']._serialized_end=1335
+  _globals['_LOADREPLY']._serialized_start=1337
+  _globals['_LOADREPLY']._serialized_end=1428
+  _globals['_LISTREQUEST']._serialized_start=1430
+  _globals['_LISTREQUEST']._serialized_end=1463
+  _globals['_LISTREPLY']._serialized_start=1465
+  _globals['_LISTREPLY']._serialized_end=1537
+  _globals['_LATESTREQUEST']._serialized_start=1539
+  _globals['_LATESTREQUEST']._serialized_end=1574
+  _globals['_VERIFYREQUEST']._serialized_start=1576
+  _globals['_VERIFYREQUEST']._serialized_end=1614
+  _globals['_VERIFYREPLY']._serialized_start=1616
+  _globals['_VERIFYREPLY']._serialized_end=1680
+  _globals['_VERDICT']._serialized_start=1682
+  _globals['_VERDICT']._serialized_end=1764
+  _globals['_MAINTAINREQUEST']._serialized_start=1766
+  _globals['_MAINTAINREQUEST']._serialized_end=1783
+  _globals['_MAINTAINREPLY']._serialized_start=1785
+  _globals['_MAINTAINREPLY']._serialized_end=1818
+  _globals['_RECOVERREQUEST']._serialized_start=1820
+  _globals['_RECOVERREQUEST']._serialized_end=1879
+  _globals['_RECOVERREPLY']._serialized_start=1882
+  _globals['_RECOVERREPLY']._serialized_end=2033
+  _globals['_EVENTS']._serialized_start=2035
+  _globals['_EVENTS']._serialized_end=2090
+  _globals['_RECOVERHEADER']._serialized_start=2092
+  _globals['_RECOVERHEADER']._serialized_end=2207
+  _globals['_CHECKPOINT']._serialized_start=2312
+  _globals['_CHECKPOINT']._serialized_end=3408
 # @@protoc_insertion_point(module_scope)

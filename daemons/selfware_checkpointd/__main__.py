@@ -10,7 +10,7 @@ from selfware_checkpointd import config
 from selfware_checkpointd.bulk import BulkServer
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
-from selfware_common import daemon
+from selfware_common import catalog, daemon, log
 from selfware_common.errors import SelfwareError
 from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
@@ -19,6 +19,7 @@ from selfware_common.state.wire import BULK_SOCKET
 
 CYCLE_SECONDS = 10.0
 MAINTAIN_SECONDS = 60.0
+MOST_NAMES = 3  # in a sentence
 LEAST_BYTES, LEAST_FILES = 64 * 2**20, 64  # a checkpoint, and a journal segment for each session
 
 
@@ -32,7 +33,7 @@ class CheckpointDaemon(daemon.Daemon):
         self._root = config.root(self.paths, self.settings)
         level, cold = self.settings.checkpoint.compression_level, config.cold_store(self.paths, self.settings)
         self._memory = await asyncio.to_thread(lambda: Memory(self._root, compression_level=level, cold=cold))
-        self._memory.cold_policy = config.cold_policy(self.settings)
+        self._set_policies()
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
         )
@@ -50,7 +51,7 @@ class CheckpointDaemon(daemon.Daemon):
 
     async def reloaded(self) -> None:
         """Policies count at once; another store only after a restart."""
-        self._memory.cold_policy = config.cold_policy(self.settings)
+        self._set_policies()
 
     def services(self) -> tuple[list[str], list[Register]]:
         return ["selfware.checkpoint.v1.Checkpoint"], [
@@ -64,6 +65,7 @@ class CheckpointDaemon(daemon.Daemon):
         return {
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
+            "damaged_checkpoints": str(len(self._memory.store.scrub.damage())),
             **self._memory.store.tiers.facts(),
         }
 
@@ -106,13 +108,23 @@ class CheckpointDaemon(daemon.Daemon):
         one = newest[0]
         level = one.level.name.lower()
         said = f"newest checkpoint {one.checkpoint_id} ({level}) of {one.session_id} at event {one.sequence}"
+        damaged = sorted(one.checkpoint_id for one in self._memory.store.scrub.damage().values())
+        if damaged:
+            said += f"; damaged: {', '.join(damaged[:MOST_NAMES])}{' ...' if len(damaged) > MOST_NAMES else ''}"
         behind = self._memory.store.tiers.behind
         return f"{said}; {behind}" if behind else said
+
+    def _set_policies(self) -> None:
+        self._memory.cold_policy = config.cold_policy(self.settings)
+        self._memory.scrub_policy = config.scrub_policy(self.settings)
 
     def _log_notes(self) -> None:
         for note in self._memory.notes:
             self.log.warning("%s", note)
         self._memory.notes.clear()
+        for one in self._memory.store.scrub.taken_news():
+            extra = log.event(catalog.CHECKPOINT_DAMAGED, checkpoint_id=one.checkpoint_id)
+            self.log.error("%s", one.sentence, extra=extra)
 
 
 def main() -> int:

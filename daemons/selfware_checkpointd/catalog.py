@@ -84,7 +84,7 @@ class Catalog:
         for number in sorted({*files, *stubs}):
             is_last = number == max({*files, *stubs}) and number not in stubs
             if number not in files:
-                self._add_stub(stubs[number], number)
+                self.add_stub(stubs[number], number)
             elif files[number].stat().st_size or not is_last:
                 self._add_file(files[number], number, is_last, stubs.get(number))
 
@@ -102,13 +102,16 @@ class Catalog:
 
     def runs_of(self, number: int) -> list[Run]:
         """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
-        pack = self.packs[number]
-        index = self._read(pack.path, number)
-        if index.manifest is None and pack.stub is not None:
-            index = self._read(pack.stub_path, number)
+        index = self.index_of(number)
         if index.manifest is None:
             raise ValueError(index.problem)
         return decode_manifest(index.manifest, 0)[1]
+
+    def index_of(self, number: int) -> PackIndex:
+        """A pack's index as the disk has it now, from its stub if its own is damaged."""
+        pack = self.packs[number]
+        index = self._read(pack.path, number)
+        return self._read(pack.stub_path, number) if index.manifest is None and pack.stub is not None else index
 
     def replace(self, number: int, pack: Pack) -> None:
         """The same chunks, or fewer, lie in another way in the same file now."""
@@ -184,6 +187,26 @@ class Catalog:
             group = pack.group_of(index) if pack else None
             if group is not None and self.places.get(group.hashes[index - group.first]) == (number, index):
                 del self.places[group.hashes[index - group.first]]
+
+    def found_again(self, number: int, still_lost: frozenset[int]) -> None:
+        """A pack was healed, but for these chunks."""
+        pack = self.packs[number]
+        if self.lost.pop(number, None) is not None and still_lost:
+            self.lost[number] = set(still_lost)
+        for group in pack.groups:
+            for index, digest in enumerate(group.hashes, group.first):
+                if index not in still_lost:
+                    self.places.setdefault(digest, (number, index))
+
+    def others(self, digest: bytes) -> list[tuple[Pack, Group, int]]:
+        """Every place where this chunk should lie and is not known to be damaged: pack, group, which one in it."""
+        return [
+            (pack, group, at)
+            for number, pack in self.packs.items()
+            for group in pack.groups
+            for at, found in enumerate(group.hashes)
+            if found == digest and group.first + at not in self.lost.get(number, ())
+        ]
 
     def retire(self, numbers: Sequence[int]) -> None:
         """These checkpoints are gone; their chunks stay until ``sweep``."""
@@ -283,7 +306,8 @@ class Catalog:
             stub_path.rename(path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS))
         return found.stub
 
-    def _add_stub(self, path: Path, number: int) -> None:
+    def add_stub(self, path: Path, number: int) -> None:
+        """Enter a pack that lies in the cold store only."""
         index = self._read(path, number)
         pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
         with contextlib.suppress(OSError, ValueError):

@@ -44,11 +44,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from selfware_checkpointd.manifest import checkpoint_id
-from selfware_checkpointd.packs import PackIndex, ends_of, index_of_ends
+from selfware_checkpointd.packs import PackIndex, ends_at, ends_of, index_of_ends
+
+if TYPE_CHECKING:
+    from selfware_checkpointd.coldstore import ColdStore
 
 MAGIC = b"SFWCOLD\n"
 VERSION = 1
@@ -140,6 +144,27 @@ def decode(data: bytes) -> Read:
         at = length
     header, tail = data[at : at + header_bytes], data[at + header_bytes : at + header_bytes + tail_bytes]
     return Read(stub, _index(stub, header, tail))
+
+
+def is_canonical(data: bytes, stub: Stub) -> bool:
+    """Is every byte of a stub's file as it was written?"""
+    found, header_bytes, tail_bytes, at = _record(data)
+    header, tail = data[at : at + header_bytes], data[at + header_bytes : at + header_bytes + tail_bytes]
+    return found == stub and _index(stub, header, tail) is not None and data == encode(stub, header, tail)
+
+
+def ends_in_store(stub: Stub, store: ColdStore) -> tuple[bytes, bytes]:
+    """The pack's header, and its index with the trailer, from its objects; FileNotFoundError if they are not right."""
+
+    def bytes_at(length: int, offset: int) -> bytes:
+        return b"".join(store.get_range(stub.name_of(part), at, size) for part, at, size in stub.ranges(offset, length))
+
+    try:
+        index_of_ends(bytes_at, stub.pack_bytes, stub.number)
+        header_bytes, tail_at = ends_at(bytes_at, stub.pack_bytes)
+    except ValueError as error:
+        raise FileNotFoundError(stub.key) from error
+    return bytes_at(header_bytes, 0), bytes_at(stub.pack_bytes - tail_at, tail_at)
 
 
 def _index(stub: Stub, header: bytes, tail: bytes) -> PackIndex | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from selfware_checkpointd.coldstore import ColdStore, Where, open_store
 from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.scrub import ScrubPolicy
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.tiering import ColdPolicy
 from selfware_common.paths import Paths
@@ -34,3 +35,8 @@ def cold_policy(settings: Settings) -> ColdPolicy:
     """When they go."""
     cold = settings.checkpoint.cold
     return ColdPolicy(cold.after_seconds, cold.keep_local_bytes)
+
+
+def scrub_policy(settings: Settings) -> ScrubPolicy:
+    """How often everything is verified."""
+    return ScrubPolicy(settings.checkpoint.scrub_days, settings.checkpoint.cold.scrub)

@@ -21,7 +21,9 @@ from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
 from selfware_checkpointd.retention import retain
+from selfware_checkpointd.scrub import ScrubPolicy
 from selfware_checkpointd.segment import Record
+from selfware_checkpointd.segment_scrub import SegmentScrub
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import COMPRESSION_LEVEL, Store, Subject, Verdict
 from selfware_checkpointd.thinning import Policy
@@ -67,7 +69,8 @@ class Memory:
         self._clock = clock
         self.sessions = Sessions(root / "sessions")
         self.store = Store(root / "checkpoints", compression_level=compression_level, cold=cold)
-        self.cold_policy = ColdPolicy()
+        self.store.scrub.segments = SegmentScrub(self.sessions, self.store)
+        self.cold_policy, self.scrub_policy = ColdPolicy(), ScrubPolicy()
         self.notes: list[str] = list(self.store.opened)
         self._writers = Writers()
         self._doors: dict[str, GroupCommitter] = {}
@@ -237,8 +240,9 @@ class Memory:
             sealed = sum(journal.seal() for journal in journals)
             rest.append(self.store.tighten(most_bytes))
             rest.append(tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
+            rest.append(self.store.scrub.turn(self.scrub_policy, now))
         except DiskFullError as error:
             rest.append(f"no more than that: {error.sentence}")
-        self.notes += tiers.taken_notes()
+        self.notes += tiers.taken_notes() + self.store.scrub.taken_notes()
         said = [f"compressed {sealed} journal segments", pushed, retained, *rest]
         return ", ".join(one for one in said if one)

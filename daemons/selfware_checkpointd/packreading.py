@@ -53,6 +53,12 @@ class PackReader:
         self._keep(name, frame)
         return frame
 
+    def forget(self, stub: Stub) -> None:
+        """Keep nothing of this pack: it is to be read as the store has it now."""
+        with self._lock:
+            for name in [name for name in self._kept if name[0] == stub.key]:
+                self._kept_bytes -= len(self._kept.pop(name))
+
     def store_of(self, stub: Stub) -> ColdStore:
         """The store that the stub speaks of; ColdAwayError if another or none is configured now."""
         if self._cold is None:

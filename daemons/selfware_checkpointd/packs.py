@@ -105,10 +105,13 @@ def encode_group(
 ) -> tuple[bytes, bytes]:
     """(head, zstd frame) of some (hash, data) chunks."""
     frame = compressor.compress(b"".join(data for _, data in chunks))
-    rest = _GROUP.pack(len(chunks), first, len(frame)) + b"".join(
-        _CHUNK.pack(digest, len(data)) for digest, data in chunks
-    )
-    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
+    return encode_head(first, [digest for digest, _ in chunks], [len(data) for _, data in chunks], len(frame)), frame
+
+
+def encode_head(first: int, hashes: Sequence[bytes], lengths: Sequence[int], stored_bytes: int) -> bytes:
+    """What stands before a group's frame."""
+    rest = _GROUP.pack(len(hashes), first, stored_bytes) + b"".join(map(_CHUNK.pack, hashes, lengths))
+    return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest
 
 
 def encode_end(header: bytes, heads: Sequence[bytes], manifest: bytes, index_offset: int) -> bytes:
@@ -143,13 +146,20 @@ def index_of_ends(read: ReadAt, size: int, number: int) -> PackIndex:
 
 def ends_of(file: int) -> tuple[bytes, bytes]:
     """A whole pack's header, and its index with the trailer: what ``index_of_ends`` needs; ValueError if damaged."""
-    size, read = os.fstat(file).st_size, partial(os.pread, file)
-    length = _HEADER.unpack(read(_HEADER.size, 0))[2] if size > TRAILER_BYTES else 0
-    header = read(_HEADER.size + 4 + length, 0)
-    (offset,) = struct.unpack("<Q", read(8, max(0, size - TRAILER_BYTES)))
-    if not len(header) <= offset <= size - TRAILER_BYTES:
+    size = os.fstat(file).st_size
+    header_bytes, tail_at = ends_at(partial(os.pread, file), size)
+    return os.pread(file, header_bytes, 0), os.pread(file, size - tail_at, tail_at)
+
+
+def ends_at(read: ReadAt, size: int) -> tuple[int, int]:
+    """How long a pack's header is, and where its index begins; ValueError if they cannot be."""
+    if size < _HEADER.size + 4 + TRAILER_BYTES:
+        raise ValueError("it is too short")
+    header_bytes = _HEADER.size + 4 + _HEADER.unpack(read(_HEADER.size, 0))[2]
+    (offset,) = struct.unpack("<Q", read(8, size - TRAILER_BYTES))
+    if not header_bytes <= offset <= size - TRAILER_BYTES:
         raise ValueError("its end is damaged")
-    return header, read(size - offset, offset)
+    return header_bytes, offset
 
 
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
@@ -179,6 +189,16 @@ def decompress(frame: bytes, size: int) -> bytes | None:
         return zstandard.ZstdDecompressor().decompress(frame, size)
     except zstandard.ZstdError:
         return None
+
+
+def heads_are_right(file: int, groups: Sequence[Group]) -> bool:
+    """Does each group's head stand before its frame, as the index says? They are what is left if the index is lost."""
+    for group in groups:
+        length = _GROUP_HEAD_BYTES + len(group.hashes) * _CHUNK.size
+        at = group.offset - length
+        if at < 0 or _decode_head(os.pread(file, length, at), 0, at) != group:
+            return False
+    return True
 
 
 def _read_header(read: ReadAt, number: int) -> tuple[bytes, str, int]:

@@ -173,6 +173,8 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         """With where it lies."""
         told = _info(info)
         told.tier, told.cold_bytes = self._memory.store.tiers.tier_of(info.number)
+        if damage := self._memory.store.scrub.damage().get(info.number):
+            told.damage = damage.sentence
         return told
 
 

@@ -34,12 +34,14 @@ from selfware_checkpointd.errors import (
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory
+from selfware_checkpointd.healing import Healer
 from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.packs import unpack_frame
 from selfware_checkpointd.placing import hashed, placed
+from selfware_checkpointd.scrub import Scrub
 from selfware_checkpointd.tiers import Tiers
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
@@ -99,6 +101,8 @@ class Store:
         self._assembler = Assembler(self._catalog, self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
         self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold)
+        healer = Healer(self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync)
+        self.scrub = Scrub(self._catalog, self._upkeep, healer)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)

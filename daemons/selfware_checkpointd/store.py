@@ -35,7 +35,7 @@ from selfware_checkpointd.errors import (
 )
 from selfware_checkpointd.files import Sync, make_directory
 from selfware_checkpointd.healing import Healer
-from selfware_checkpointd.hot import Hot
+from selfware_checkpointd.hot import Hot, is_right
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.packreading import PackReader
@@ -49,6 +49,8 @@ from selfware_common.state.comparing import Span, compare, root_of, same_in_memo
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
 COMPRESSION_LEVEL = 6  # [checkpoint] compression_level, unless set
+
+PIECE_BYTES = 1024 * 1024
 
 Check = Callable[[], None]
 
@@ -149,7 +151,7 @@ class Store:
             except BaseException:
                 self._hot.give_back(room)
                 raise
-            self._hot.put(kind, info.number, room)
+            self._hot.put(kind, info.number, room, size)
             return info
 
     def save_change(
@@ -174,16 +176,31 @@ class Store:
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
         with self.reading(prefix) as (info, pieces):
-            return info, b"".join(pieces)
+            state = b"".join(pieces)
+        with self._lock:
+            self._hot.keep((info.session_id, info.level), info.number, state)
+        return info, state
 
     @contextmanager
-    def reading(self, prefix: str) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
-        """The same in verified pieces, without holding anybody up: only deleting waits until we are done.
+    def reading(self, prefix: str, at_rest: bool = False) -> Iterator[tuple[CheckpointInfo, Iterable[memoryview]]]:
+        """The same in verified pieces, without holding anybody up: only deleting waits until we are done. ``at_rest``:
+        from the disk, also if the state is in memory.
 
         CheckpointCorruptError may come in the middle.
         """
         with self._lock:
             info = self.find(prefix)
+            hot = None if at_rest else self._hot.pin(info.number)
+            chunks = self._newest.get(info.number) if hot is not None else None
+        try:
+            if hot is not None and chunks is not None and is_right(hot, chunks.cut):
+                yield info, [hot[at : at + PIECE_BYTES] for at in range(0, len(hot), PIECE_BYTES)]
+                return
+        finally:
+            if hot is not None:
+                with self._lock:
+                    self._hot.unpin(info.number)
+        with self._lock:
             plan = self._assembler.plan(info)
             self._upkeep.readers += 1
         try:
@@ -235,7 +252,7 @@ class Store:
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""
         try:
-            with self.reading(prefix) as (info, pieces):
+            with self.reading(prefix, at_rest=True) as (info, pieces):
                 for _ in pieces:
                     pass
         except CheckpointCorruptError as error:
@@ -251,7 +268,11 @@ class Store:
 
     def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
         """Delete these, and every chunk that nobody needs any more; one sentence."""
-        return self._upkeep.delete(doomed)
+        said = self._upkeep.delete(doomed)
+        with self._lock:
+            for info in doomed:
+                self._hot.forget(info.number)
+        return said
 
     def disk_bytes(self) -> int:
         """What all packs take."""

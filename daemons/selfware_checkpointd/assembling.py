@@ -47,6 +47,7 @@ class Plan:
 
     info: CheckpointInfo
     is_rooted: bool  # else its hash is that of the whole state: packs of version 1
+    at_rest: bool = False  # nothing from memory
     parts: list[Part] = field(default_factory=list)
     groups: dict[Key, tuple[Pack, Group]] = field(default_factory=dict)
     wanted: dict[Key, list[tuple[int, int]]] = field(default_factory=dict)
@@ -61,13 +62,13 @@ class Assembler:
         self._reader = reader
         self._threads = ThreadPoolExecutor(READING_THREADS, "read")
 
-    def plan(self, info: CheckpointInfo) -> Plan:
+    def plan(self, info: CheckpointInfo, at_rest: bool = False) -> Plan:
         """Where everything lies; CheckpointCorruptError if some of it is missing, or what is there is not the whole."""
         try:
             runs = self._catalog.runs_of(info.number)
         except ValueError as error:
             raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=str(error)) from error
-        plan = Plan(info, self._catalog.packs[info.number].version > 1)
+        plan = Plan(info, self._catalog.packs[info.number].version > 1, at_rest)
         digests: list[bytes] = []
         size = 0
         for run in runs:
@@ -129,17 +130,19 @@ class Assembler:
     def _fetch(self, plan: Plan, key: Key | None, ready: dict[Key, Future[Unpacked]]) -> None:
         if key is not None:
             pack, group = plan.groups[key]
-            ready[key] = self._threads.submit(self._read, pack, group, plan.wanted[key])
+            ready[key] = self._threads.submit(self._read, pack, group, plan.wanted[key], plan.at_rest)
 
-    def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
+    def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]], at_rest: bool) -> Unpacked:
         """From here; from its copy in the cold store if what is here is not right."""
         try:
-            unpacked = _unpacked(self._reader.frame(pack, group), group, wanted)
+            unpacked = _unpacked(self._reader.frame(pack, group, at_rest), group, wanted)
         except FileNotFoundError:
             unpacked = _unpacked(b"", group, wanted)
         except OSError as error:  # that may pass: it says nothing about the chunks
             raise StorageError(what="read a checkpoint", path=pack.path, reason=error.strerror or str(error)) from error
-        if unpacked[2] and pack.is_here and pack.stub is not None:
+        if unpacked[2] and pack.stub is not None:
+            self._reader.forget(pack.stub)
+        if unpacked[2] and pack.stub is not None and pack.is_here:
             with suppress(FileNotFoundError):
                 return _unpacked(self._reader.cold_frame(pack.stub, group), group, wanted)
         return unpacked

@@ -53,9 +53,6 @@ class ColdStore(Protocol):
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """Some of it."""
 
-    def size(self, name: str) -> int:
-        """In bytes."""
-
     def remove(self, name: str) -> None:
         """It is gone on return, also if it was before."""
 
@@ -149,15 +146,6 @@ class DirectoryStore:
         except OSError as error:
             raise self._away(error) from error
 
-    def size(self, name: str) -> int:
-        self._check()
-        try:
-            return (self._directory / name).stat().st_size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._away(error) from error
-
     def remove(self, name: str) -> None:
         self._check()
         path = self._directory / name
@@ -237,14 +225,6 @@ class S3Store:
         except (self._failed, OSError) as error:
             raise self._away(error) from error
 
-    def size(self, name: str) -> int:
-        try:
-            return int(self._calls.head(self._objects, name)["size"])
-        except FileNotFoundError:
-            raise
-        except (self._failed, OSError) as error:
-            raise self._away(error) from error
-
     def remove(self, name: str) -> None:
         try:
             self._calls.delete(self._objects, name)
@@ -255,6 +235,39 @@ class S3Store:
 
     def _away(self, error: Exception) -> ColdAwayError:
         return ColdAwayError(place=self.place, reason=_in_short(str(error)))
+
+
+class RenamedStore:
+    """The configured store, asked for what was put into one of another name. It may be the same one, moved; what is not
+    in it is away and not lost."""
+
+    def __init__(self, store: ColdStore, asked_place: str) -> None:
+        self._store = store
+        self.place = asked_place
+
+    def prepare(self) -> None:
+        pass
+
+    def put(self, name: str, data: bytes) -> None:
+        raise self._away()
+
+    def get(self, name: str) -> bytes:
+        try:
+            return self._store.get(name)
+        except FileNotFoundError:
+            raise self._away() from None
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        try:
+            return self._store.get_range(name, offset, length)
+        except FileNotFoundError:
+            raise self._away() from None
+
+    def remove(self, name: str) -> None:
+        raise self._away()
+
+    def _away(self) -> ColdAwayError:
+        return ColdAwayError(place=self.place, reason=f"the configured one is {self._store.place} now, without it")
 
 
 def _in_short(text: str) -> str:

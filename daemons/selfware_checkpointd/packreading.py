@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 
 from selfware_checkpointd.catalog import Pack
-from selfware_checkpointd.coldstore import ColdStore
+from selfware_checkpointd.coldstore import ColdStore, RenamedStore
 from selfware_checkpointd.coldstub import Stub
 from selfware_checkpointd.errors import ColdAwayError
 from selfware_checkpointd.packs import Group
@@ -29,21 +29,21 @@ class PackReader:
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
-    def frame(self, pack: Pack, group: Group) -> bytes:
-        """The group's bytes as they are stored; OSError if its file cannot be read."""
+    def frame(self, pack: Pack, group: Group, at_rest: bool = False) -> bytes:
+        """The group's bytes as they are stored; OSError if its file cannot be read. ``at_rest``: not from memory."""
         if not pack.is_here and pack.stub is not None:
-            return self.cold_frame(pack.stub, group)
+            return self.cold_frame(pack.stub, group, at_rest)
         file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.pread(file, group.stored_bytes, group.offset)
         finally:
             os.close(file)
 
-    def cold_frame(self, stub: Stub, group: Group) -> bytes:
+    def cold_frame(self, stub: Stub, group: Group, at_rest: bool = False) -> bytes:
         """The same from the copy in the cold store."""
         name = (stub.key, group.offset)
         with self._lock:
-            if name in self._kept:
+            if name in self._kept and not at_rest:
                 self._kept.move_to_end(name)
                 return self._kept[name]
         frame = b"".join(
@@ -60,12 +60,10 @@ class PackReader:
                 self._kept_bytes -= len(self._kept.pop(name))
 
     def store_of(self, stub: Stub) -> ColdStore:
-        """The store that the stub speaks of; ColdAwayError if another or none is configured now."""
+        """The store that the stub speaks of; ColdAwayError if none is configured now."""
         if self._cold is None:
             raise ColdAwayError(place=stub.place, reason="no cold store is configured now")
-        if self._cold.place != stub.place:
-            raise ColdAwayError(place=stub.place, reason=f"the configured one is {self._cold.place} now")
-        return self._cold
+        return self._cold if self._cold.place == stub.place else RenamedStore(self._cold, stub.place)
 
     def _keep(self, name: tuple[str, int], frame: bytes) -> None:
         with self._lock:

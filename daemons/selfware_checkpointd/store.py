@@ -201,7 +201,7 @@ class Store:
                 with self._lock:
                     self._hot.unpin(info.number)
         with self._lock:
-            plan = self._assembler.plan(info)
+            plan = self._assembler.plan(info, at_rest)
             self._upkeep.readers += 1
         try:
             yield info, self._assembler.pieces(plan, self._other_copy)

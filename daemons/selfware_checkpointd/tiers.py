@@ -136,6 +136,7 @@ class Tiers:
         self._is_prepared = True
 
     def _work(self, cold: ColdStore, decide: Callable[[], Plan], now: int, most_bytes: int) -> str:
+        self._drop_copies_elsewhere(cold)
         removed = self._remove_gone(cold)
         self._give_up_begun()
         chosen = decide()
@@ -269,11 +270,18 @@ class Tiers:
             sync_directory(self._catalog.directory)
         return count
 
+    def _drop_copies_elsewhere(self, cold: ColdStore) -> None:
+        """What is here and was copied to another store is copied again, to this one."""
+        with self._upkeep.lock:
+            for number, pack in self._catalog.packs.items():
+                if pack.is_here and pack.stub is not None and pack.stub.place != cold.place:
+                    self._catalog.drop_stub(number)
+
     def _give_up_begun(self) -> None:
         """Copies that were begun of packs that are gone, or copied otherwise."""
         with self._upkeep.lock:
             wanted = {number for number, pack in self._catalog.packs.items() if pack.is_here and pack.stub is None}
-        for path in self._catalog.directory.glob("*" + MOVING):
+        for path in sorted(self._catalog.directory.glob("*" + MOVING)):
             digits = path.stem.removeprefix("ckpt-")
             if digits.isdecimal() and int(digits) not in wanted:
                 with suppress(ValueError):

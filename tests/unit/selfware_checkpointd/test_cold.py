@@ -144,6 +144,20 @@ def test_another_store_in_the_configuration_is_not_taken_for_the_one_that_holds_
     with pytest.raises(ColdAwayError) as raised:
         rig.store.load("ckpt-00000001")
     assert str(tmp_path / "other") in raised.value.sentence
+    rig.turn(3)
+    assert rig.store.verify("ckpt-00000001").unknown
+    assert any((tmp_path / "other").glob("ckpt-00000003-*"))  # what is here too is copied there
+
+
+def test_a_store_that_was_moved_is_known_again(rig: Rig, tmp_path: Path) -> None:
+    rig.turn(3)
+    rig.cold_path.rename(tmp_path / "moved")
+    rig.cold = DirectoryStore(tmp_path / "moved")
+    rig.open()
+    rig.check()
+    rig.turn(3)
+    rig.open()
+    rig.check()
 
 
 def test_a_lost_object_is_damage_and_is_named(rig: Rig) -> None:

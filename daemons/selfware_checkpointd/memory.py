@@ -233,7 +233,7 @@ class Memory:
         with self._lock:
             journals = list(self._journals.values())
         tiers, now = self.store.tiers, self._clock()
-        pushed = tiers.make_room(self.store.disk_bytes() - policy.max_size_bytes, now, max(most_bytes, MOVE_BYTES))
+        pushed = tiers.make_room(self.store.disk_bytes() - policy.max_size_bytes, now)
         retained = retain(self.store, policy, now)  # early: it makes room, and the rest needs some
         sealed, rest = 0, list[str]()
         try:

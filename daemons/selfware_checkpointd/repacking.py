@@ -53,9 +53,14 @@ def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]]) ->
         if pack.problem or not pack.groups or not pack.is_here:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
-        is_loose = len(pack.groups) > 1 and raw / len(pack.groups) < TIGHT_GROUP_BYTES / 2
-        if is_loose or (not pack.is_live and raw and _dead(pack, used.get(number, ())) / raw > DEAD_SHARE):
+        if is_loose(pack) or (not pack.is_live and raw and _dead(pack, used.get(number, ())) / raw > DEAD_SHARE):
             yield number
+
+
+def is_loose(pack: Pack) -> bool:
+    """Was it packed in a hurry, and not again since?"""
+    raw = sum(sum(group.lengths) for group in pack.groups)
+    return len(pack.groups) > 1 and raw / len(pack.groups) < TIGHT_GROUP_BYTES / 2
 
 
 def repack(pack: Pack, number: int, used: Iterable[Run], level: int) -> Repacked | None:

@@ -8,7 +8,7 @@ stands in for them. Owns the file ``scrub`` (``scrub_note``), written when a tur
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from selfware_checkpointd.healing import Healer, Result
 from selfware_checkpointd.manifest import Run, checkpoint_id
 from selfware_checkpointd.scrub_note import ALL_PACKS, Note, decode_note, encode_note
 from selfware_checkpointd.upkeep import Upkeep
+from selfware_checkpointd.uses import Uses
 
 if TYPE_CHECKING:
     from selfware_checkpointd.segment_scrub import Segment, SegmentScrub
@@ -52,6 +53,7 @@ class Scrub:
         self._catalog = catalog
         self._upkeep = upkeep
         self._healer = healer
+        self._uses = Uses(catalog, upkeep.lock)
         self._path = catalog.directory / NOTE
         self._turning = threading.Lock()
         self._reported: set[tuple[str, int]] = set()
@@ -151,7 +153,9 @@ class Scrub:
     def _see_damage(self) -> None:
         with self._upkeep.lock:
             lost = {number: set(chunks) for number, chunks in self._catalog.lost.items() if chunks}
-            found = damage_of(self._catalog, lost) if lost else {}
+        touched = [one.info.number for one in self._uses.all()[0] if not one.packs.isdisjoint(lost)] if lost else []
+        with self._upkeep.lock:
+            found = damage_of(self._catalog, lost, touched)
             for number, pack in self._catalog.packs.items():
                 if pack.is_live and pack.problem:
                     name = checkpoint_id(number)
@@ -163,11 +167,12 @@ class Scrub:
                 self._news.append(one)
 
 
-def damage_of(catalog: Catalog, lost: Mapping[int, set[int]]) -> dict[int, Damage]:
-    """What the lost chunks (per pack) mean for each living checkpoint. One that lies elsewhere too is not lost."""
+def damage_of(catalog: Catalog, lost: Mapping[int, set[int]], numbers: Iterable[int]) -> dict[int, Damage]:
+    """What the lost chunks (per pack) mean for these checkpoints. One that lies elsewhere too is not lost."""
     found = {}
-    for number, pack in catalog.packs.items():
-        if pack.info is None:
+    for number in numbers:
+        pack = catalog.packs.get(number)
+        if pack is None or pack.info is None:
             continue
         try:
             runs = catalog.runs_of(number)

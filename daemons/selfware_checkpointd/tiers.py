@@ -31,11 +31,13 @@ from selfware_checkpointd.files import sync_directory, write_durably
 from selfware_checkpointd.manifest import checkpoint_id
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.packs import unpack_group
-from selfware_checkpointd.repacking import used_chunks, worth_repacking
+from selfware_checkpointd.repacking import is_loose
 from selfware_checkpointd.tiering import ColdPolicy, Held, Plan, Used, plan, plan_for_room
 from selfware_checkpointd.upkeep import Upkeep
+from selfware_checkpointd.uses import Uses
 
 MOVE_BYTES = 128 * 1024 * 1024  # a time: 2 MB/s if that is once a minute
+EVERYTHING = 1 << 62
 RIGHT_SECONDS = 3600.0  # so long what was read back counts as right
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 60.0, 1800.0
 
@@ -48,6 +50,7 @@ class Tiers:
         self._reader = reader
         self._upkeep = upkeep
         self._cold = cold
+        self._uses = Uses(catalog, upkeep.lock)
         self._moving = threading.Lock()
         self._is_prepared = False
         self._read_back: dict[tuple[str, int], float] = {}  # (key, part): when it was right
@@ -60,13 +63,14 @@ class Tiers:
 
     def turn(self, policy: ColdPolicy, now_unix_nanos: int, most_bytes: int = MOVE_BYTES) -> str:
         """Do what is due, until about so many bytes were copied; one sentence, "" if there was nothing to do."""
-        return self._carry_out(lambda: self._plan(policy, now_unix_nanos), now_unix_nanos, most_bytes)
+        is_asked_for = most_bytes > MOVE_BYTES  # by a person, who need not wait
+        return self._carry_out(lambda: self._plan(policy, now_unix_nanos), now_unix_nanos, most_bytes, is_asked_for)
 
-    def make_room(self, over_bytes: int, now_unix_nanos: int, most_bytes: int = MOVE_BYTES) -> str:
+    def make_room(self, over_bytes: int, now_unix_nanos: int) -> str:
         """Push packs out until so many bytes are free, before anything is deleted; one sentence."""
         if over_bytes <= 0:
             return ""
-        return self._carry_out(lambda: self._plan_for_room(over_bytes), now_unix_nanos, most_bytes)
+        return self._carry_out(lambda: self._plan_for_room(over_bytes), now_unix_nanos, EVERYTHING, False)
 
     def tier_of(self, number: int) -> tuple[str, int]:
         """Where a checkpoint's own pack lies ("warm", "warm and cold", "cold"), and its bytes in the cold store."""
@@ -106,9 +110,8 @@ class Tiers:
             self._read_back[stub.key, part] = now
         return True
 
-    def _carry_out(self, decide: Callable[[], Plan], now: int, most_bytes: int) -> str:
+    def _carry_out(self, decide: Callable[[], Plan], now: int, most_bytes: int, is_asked_for: bool) -> str:
         with self._moving:
-            is_asked_for = most_bytes > MOVE_BYTES  # by a person, who need not wait
             if self._cold is None or (time.monotonic() < self._not_before and not is_asked_for):
                 return self.behind
             try:
@@ -302,25 +305,15 @@ class Tiers:
     def _seen(self) -> tuple[list[Held], list[Used]]:
         """The packs that are here, and what living checkpoints use. One that cannot be read may need any that is older:
         nothing up to it is touched."""
+        used, unreadable = self._uses.all()
         with self._upkeep.lock:
-            packs = dict(self._catalog.packs)
-            used, unreadable = [], 0
-            for number, pack in packs.items():
-                if not pack.is_live:
-                    continue
-                try:
-                    runs = self._catalog.runs_of(number)
-                except ValueError:
-                    unreadable = max(unreadable, number)
-                    continue
-                if pack.info is not None:
-                    used.append(Used(pack.info, frozenset(run.pack for run in runs) | {number}))
-            loose = set(worth_repacking(packs, used_chunks(self._catalog.all_runs())))
-        held = [
-            Held(number, pack.path.stat().st_size, pack.stub is not None, number not in loose and not pack.problem)
-            for number, pack in packs.items()
-            if pack.is_here and number > unreadable and pack.path.exists()
-        ]
+            here = {number: pack for number, pack in self._catalog.packs.items() if pack.is_here}
+        held = []
+        for number, pack in here.items():
+            with suppress(FileNotFoundError):
+                size, is_settled = pack.path.stat().st_size, not pack.problem and not is_loose(pack)
+                if number > unreadable:
+                    held.append(Held(number, size, pack.stub is not None, is_settled))
         return held, used
 
 

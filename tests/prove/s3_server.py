@@ -5,8 +5,10 @@ It keeps objects on the disk and has them again after SIGKILL, which a mock does
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +24,7 @@ BUCKET = "checkpoints"
 KEYS = {"AWS_ACCESS_KEY_ID": "selfware", "AWS_SECRET_ACCESS_KEY": "a-key-for-tests"}
 READY_SECONDS = 60.0
 PROBE = "probe"
+PORTS = range(20_000, 32_000)
 
 
 class S3Server:
@@ -86,12 +89,11 @@ class S3Server:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has now; all are held until the last is known."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
+    """Ports that nobody has now, below those that outgoing connections take: they are needed again after each kill."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return sorted(found)

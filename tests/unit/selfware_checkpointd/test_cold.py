@@ -254,6 +254,28 @@ def test_a_copy_that_was_interrupted_goes_on(rig: Rig, monkeypatch: pytest.Monke
     assert len(list(rig.cold_path.glob("ckpt-*"))) == 3
 
 
+class LyingStore(DirectoryStore):
+    """Says that all is well, and keeps half of it."""
+
+    def put(self, name: str, data: bytes) -> None:
+        super().put(name, data[: len(data) // 2])
+
+
+def test_a_store_that_loses_half_of_what_it_took_is_never_believed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, LyingStore(tmp_path / "cold"))
+    for day in range(3):
+        rig.save(state(day), day)
+    for _ in range(3):
+        assert "did not come back as it was put there" in rig.turn(3)
+        rig.open()
+    assert not list(rig.warm_path.glob("*.cold")) and len(list(rig.warm_path.glob("*.pack"))) == 4
+    rig.check()
+    rig.cold = DirectoryStore(rig.cold_path)
+    rig.open()
+    assert "copied 3 packs" in rig.turn(3)
+    rig.check()
+
+
 def test_either_half_of_a_stub_may_be_damaged(rig: Rig) -> None:
     rig.turn(3)
     path = rig.warm_path / "ckpt-00000001.cold"

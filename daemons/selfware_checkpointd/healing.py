@@ -23,7 +23,7 @@ from selfware_checkpointd.chunklist import Newest
 from selfware_checkpointd.errors import ColdAwayError
 from selfware_checkpointd.files import TEMPORARY_SUFFIX, Sync, sync_directory, write_all, write_aside, write_durably
 from selfware_checkpointd.manifest import checkpoint_id, encode_manifest
-from selfware_checkpointd.mending import Mended, mend
+from selfware_checkpointd.mending import Find, Mended, mend
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.packs import Group, ends_of, heads_are_right, read_index, unpack_frame, unpack_group
 from selfware_checkpointd.tiers import Tiers
@@ -52,7 +52,14 @@ class Healer:
     """Works on one catalog; ``notes`` collects a sentence about everything that was not right."""
 
     def __init__(
-        self, catalog: Catalog, reader: PackReader, upkeep: Upkeep, tiers: Tiers, newest: Newest, sync: Sync
+        self,
+        catalog: Catalog,
+        reader: PackReader,
+        upkeep: Upkeep,
+        tiers: Tiers,
+        newest: Newest,
+        sync: Sync,
+        find_in_memory: Find,
     ) -> None:
         self._catalog = catalog
         self._reader = reader
@@ -60,6 +67,7 @@ class Healer:
         self._tiers = tiers
         self._newest = newest
         self._sync = sync
+        self._find_in_memory = find_in_memory
         self.notes: list[str] = []
 
     def check(self, number: int, with_cold: bool) -> Result:
@@ -68,6 +76,10 @@ class Healer:
             pack = self._catalog.packs.get(number)
         if pack is None:
             return Result.RIGHT
+        with self._upkeep.rewriting:
+            return self._check(pack, number, with_cold)
+
+    def _check(self, pack: Pack, number: int, with_cold: bool) -> Result:
         result = self._check_here(pack, number) if pack.is_here else Result.RIGHT
         if pack.stub is None or result is Result.LATER:
             return result
@@ -258,7 +270,10 @@ class Healer:
         return encode_manifest(pack.info, chunks.runs) if chunks is not None and pack.info is not None else None
 
     def _find(self, digest: bytes) -> bytes | None:
-        """A chunk in any other pack."""
+        """A chunk in memory, or in any other pack."""
+        chunk = self._find_in_memory(digest)
+        if chunk is not None:
+            return chunk
         with self._upkeep.lock:
             places = self._catalog.others(digest)
         for pack, group, at in places:

@@ -75,14 +75,22 @@ class Hot:
         if len(state) <= MOST_LOADED_BYTES and number not in self._states:
             self._enter(number, State(kind, state, len(state)))
 
-    def pin(self, number: int) -> memoryview | None:
-        """The state of this checkpoint, if it is here: not overwritten until it is unpinned."""
+    def numbers(self) -> list[int]:
+        """The checkpoints whose states are here."""
+        return list(self._states)
+
+    def state(self, number: int) -> memoryview | None:
+        """The state of this checkpoint, if it is here; to be used while nobody saves."""
         found = self._states.get(number)
-        if found is None:
-            return None
-        self._states.move_to_end(number)
-        found.pins += 1
-        return memoryview(found.room)[: found.size].toreadonly()
+        return None if found is None else memoryview(found.room)[: found.size].toreadonly()
+
+    def pin(self, number: int) -> memoryview | None:
+        """The same, not overwritten until it is unpinned."""
+        found = self._states.get(number)
+        if found is not None:
+            self._states.move_to_end(number)
+            found.pins += 1
+        return self.state(number)
 
     def unpin(self, number: int) -> None:
         """Whoever pinned it is done."""

@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -233,7 +234,9 @@ class Memory:
         with self._lock:
             journals = list(self._journals.values())
         tiers, now = self.store.tiers, self._clock()
-        pushed = tiers.make_room(self.store.disk_bytes() - policy.max_size_bytes, now)
+        pushed = ""
+        with suppress(DiskFullError):  # there is no room for a stub: what is copied already went, the rest is deleted
+            pushed = tiers.make_room(policy.max_size_bytes, now)
         retained = retain(self.store, policy, now)  # early: it makes room, and the rest needs some
         sealed, rest = 0, list[str]()
         try:

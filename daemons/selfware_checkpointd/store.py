@@ -103,7 +103,7 @@ class Store:
         self._assembler = Assembler(self._catalog, self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
         self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold)
-        healer = Healer(self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync)
+        healer = Healer(self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync, self._hot_chunk)
         self.scrub = Scrub(self._catalog, self._upkeep, healer)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
@@ -347,6 +347,18 @@ class Store:
             return unpack_frame(self._reader.frame(pack, group), group)[place[1] - group.first]
         except OSError:
             return None
+
+    def _hot_chunk(self, digest: bytes) -> bytes | None:
+        """A chunk of a state that is in memory, verified."""
+        with self._lock:
+            for number in self._hot.numbers():
+                chunks, state = self._newest.get(number), self._hot.state(number)
+                if chunks is not None and state is not None and digest in chunks.cut.digests:
+                    at = chunks.cut.digests.index(digest)
+                    chunk = bytes(state[chunks.cut.starts[at] : chunks.cut.starts[at + 1]])
+                    if blake3(chunk).digest() == digest:
+                        return chunk
+        return None
 
     def _base_of(self, session_id: str, level: Level) -> tuple[int, ChunkList]:
         """What a state of this level is compared with, and its number: the newest one, or nothing."""

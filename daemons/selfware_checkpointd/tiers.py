@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,11 +66,11 @@ class Tiers:
         is_asked_for = most_bytes > MOVE_BYTES  # by a person, who need not wait
         return self._carry_out(lambda: self._plan(policy, now_unix_nanos), now_unix_nanos, most_bytes, is_asked_for)
 
-    def make_room(self, over_bytes: int, now_unix_nanos: int) -> str:
-        """Push packs out until so many bytes are free, before anything is deleted; one sentence."""
-        if over_bytes <= 0:
+    def make_room(self, limit_bytes: int, now_unix_nanos: int) -> str:
+        """Push packs out until the store is no larger than this, before anything is deleted; one sentence."""
+        if self._cold is None or self._size() <= limit_bytes:
             return ""
-        return self._carry_out(lambda: self._plan_for_room(over_bytes), now_unix_nanos, EVERYTHING, False)
+        return self._carry_out(lambda: self._plan_for_room(limit_bytes), now_unix_nanos, EVERYTHING, False)
 
     def tier_of(self, number: int) -> tuple[str, int]:
         """Where a checkpoint's own pack lies ("warm", "warm and cold", "cold"), and its bytes in the cold store."""
@@ -144,18 +144,15 @@ class Tiers:
         self._give_up_begun()
         chosen = decide()
         self._due = len(chosen.copy)
-        copied = sent = freed = 0
+        copied = sent = 0
+        freed = self._evict_all(chosen.evict)  # first: where the disk is full there is no room for stubs
         for number in chosen.copy:
             if sent >= most_bytes or self._upkeep.is_ending:
                 break
             bytes_sent, is_done = self._copy(cold, number, now, most_bytes - sent)
             sent, copied = sent + bytes_sent, copied + is_done
             self._due -= is_done
-        for number in decide().evict:
-            if self._upkeep.is_ending:
-                break
-            freed += self._evict(number)
-        self._remove_gone(cold)
+        freed += self._evict_all(decide().evict) if copied else 0
         parts = [f"copied {copied} packs ({sent} bytes) to the cold store"] if sent or copied else []
         parts += [f"freed {freed} bytes that lie there"] if freed else []
         parts += [f"removed {removed} copies there"] if removed else []
@@ -231,6 +228,9 @@ class Tiers:
         self._give_up(moving, stub)
         return None
 
+    def _evict_all(self, numbers: Sequence[int]) -> int:
+        return sum(self._evict(number) for number in numbers if not self._upkeep.is_ending)
+
     def _evict(self, number: int) -> int:
         with self._upkeep.lock:
             pack = self._catalog.packs.get(number)
@@ -298,9 +298,13 @@ class Tiers:
         held, used = self._seen()
         return plan(held, used, now, policy)
 
-    def _plan_for_room(self, over_bytes: int) -> Plan:
+    def _plan_for_room(self, limit_bytes: int) -> Plan:
         held, used = self._seen()
-        return plan_for_room(held, used, over_bytes)
+        return plan_for_room(held, used, self._size() - limit_bytes)
+
+    def _size(self) -> int:
+        with self._upkeep.lock:
+            return self._catalog.disk_bytes()
 
     def _seen(self) -> tuple[list[Held], list[Used]]:
         """The packs that are here, and what living checkpoints use. One that cannot be read may need any that is older:

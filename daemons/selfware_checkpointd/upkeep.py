@@ -33,7 +33,7 @@ class Upkeep:
         self.lock = self._lock = lock
         self._newest = newest
         self._sync = sync
-        self._tightening = threading.Lock()
+        self.rewriting = threading.Lock()  # held by whoever writes packs anew, beside themselves
         self.readers = 0
         self.is_ending = False  # the daemon stops: begin no further pack
 
@@ -54,7 +54,7 @@ class Upkeep:
 
     def tighten(self, most_bytes: int) -> str:
         """Write packs anew that become smaller, oldest first, until about so many bytes were read."""
-        with self._tightening:
+        with self.rewriting:
             return self._tighten_some(most_bytes)
 
     def _tighten_some(self, most_bytes: int) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import random
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from selfware_checkpointd import coldstub
+from selfware_checkpointd import coldstub, tiers
 from selfware_checkpointd.coldstore import DirectoryStore
 from selfware_checkpointd.errors import CheckpointCorruptError, ColdAwayError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
+from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.store import Store
+from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.tiering import NANOS, ColdPolicy
 from selfware_checkpointd.tiers import MOVE_BYTES
 from tests.unit.selfware_checkpointd.helpers import flip, keep_newest, state
@@ -233,10 +237,25 @@ def test_packs_are_pushed_out_before_anything_is_deleted(tmp_path: Path) -> None
         info = rig.store.save("alpha", Level.SESSION, minute, state(minute), "", NOW + minute * 60 * NANOS)
         rig.saved[info.checkpoint_id] = state(minute)
     rig.store.tighten()
-    over = rig.store.disk_bytes() - 1_000_000
-    assert "freed" in rig.store.tiers.make_room(over, NOW + 3600 * NANOS)
-    assert rig.store.disk_bytes() < 1_000_000
+    assert "freed" in rig.store.tiers.make_room(1_000_000, NOW + 3600 * NANOS)
+    assert 600_000 < rig.store.disk_bytes() < 1_000_000
     rig.check()
+
+
+def test_where_there_is_no_room_for_a_stub_what_may_go_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    memory = Memory(tmp_path / "store", lambda: NOW + 3600 * NANOS, cold=DirectoryStore(tmp_path / "cold"))
+    for minute in range(5):
+        memory.store.save("alpha", Level.SESSION, minute, state(minute), "", NOW + minute * 60 * NANOS)
+    monkeypatch.setattr(tiers, "write_durably", full)
+    policy = Policy(retention_days=7, max_size_bytes=1_000_000)
+    assert "deleted 3 checkpoints" in asyncio.run(memory.maintain(policy))
+    assert 0 < len(memory.store.checkpoints()) < 5
+    assert memory.store.disk_bytes() < 1_000_000
 
 
 def test_a_copy_that_was_interrupted_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from selfware_checkpointd.errors import CheckpointCorruptError
 from selfware_checkpointd.hot import MOST_OF_A_KIND, Hot
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.store import Store, Subject
-from tests.unit.selfware_checkpointd.helpers import state
+from tests.unit.selfware_checkpointd.helpers import flip, state
+from tests.unit.selfware_checkpointd.test_scrub import whole_pass
 
 KIND = ("alpha", Level.SESSION)
 
@@ -41,6 +42,14 @@ def test_the_last_five_are_restored_without_the_disk(tmp_path: Path) -> None:
     for name in names[:-MOST_OF_A_KIND]:
         with pytest.raises(CheckpointCorruptError):
             store.load(name)
+
+
+def test_damage_on_the_disk_heals_from_memory(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, state(1), 1)
+    flip(tmp_path / "ckpt-00000001.pack", 100_000)
+    assert "healed 1" in whole_pass(store)
+    assert Store(tmp_path).load("ckpt-00000001")[1] == state(1)
 
 
 def test_what_is_verified_is_read_from_the_disk(tmp_path: Path) -> None:

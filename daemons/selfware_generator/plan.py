@@ -128,7 +128,12 @@ def _cold_store(settings: Settings, numbers: _Numbers) -> list[str]:
     cold = settings.checkpoint.cold
     if cold.url:
         keys = [f"LoadCredential={name}" for name in COLD_CREDENTIALS]  # from /etc/credstore; a missing one is no error
-        return ["PrivateNetwork=no", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6", "IPAddressDeny=", *keys]
+        return [
+            "PrivateNetwork=no",
+            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+            "IPAddressDeny=",
+            *keys,
+        ]
     if cold.directory:
         numbers.is_plain_path("checkpoint.cold.directory", cold.directory)
         return [f"ReadWritePaths=-{cold.directory}"]

@@ -32,7 +32,7 @@ test: ## everything: static checks, unit, process, a seeded sample of each proof
 	@$(CTL) models fetch smollm2-135m --quiet-if-present
 	@$(ROOTED) $(PY) -m pytest $(PYTEST_ARGS)
 
-bench: ## BENCH=checkpoint|journal|recovery|startup|idle|sandbox|langgraph: JSON lines on stdout
+bench: ## BENCH=checkpoint|system|journal|recovery|startup|idle|sandbox|langgraph: JSON lines on stdout
 	@packaging/bootstrap bench
 	@$(ROOTED) $(PY) -m tests.bench.$(or $(BENCH),$(error say which: make bench BENCH=journal))
 

@@ -20,7 +20,7 @@ PROVIDERS = ("embedded", "vllm", "llamacpp", "ollama", "openai")
 class System:
     """[system]"""
 
-    session_id: str = setting("auto", "Name of the session; 'auto' continues the newest one or begins 'main'.")
+    session_id: str = setting("auto", "Name of the session; 'auto' continues the one worked on last, or begins 'main'.")
     max_runtime_hours: float = setting(168.0, "The agent stops gracefully after this long.", minimum=0.01)
     shutdown_grace_period_seconds: float = setting(60.0, "Time for the last checkpoint on stop.", minimum=0)
 
@@ -46,7 +46,7 @@ class CheckpointLevels:
     task: CheckpointLevel = setting(lambda: _every(300.0), "State at the end of a task.")
     session: CheckpointLevel = setting(lambda: _every(300.0), "The whole agent state; also made on a graceful stop.")
     system: CheckpointLevel = setting(
-        lambda: _every(900.0), "Everything, with the workspace tree; the agent does not make these yet."
+        lambda: _every(900.0), "Everything, with the files of the workspaces, so that both can go back together."
     )
 
 
@@ -104,6 +104,12 @@ class Checkpoint:
     adaptive: bool = setting(True, "Halve the intervals under critical memory pressure, down to the shortest.")
     scrub_days: float = setting(
         7.0, "In so many days everything at rest is read and verified once, little by little; 0: never.", minimum=0
+    )
+    redact_secrets: bool = setting(
+        True, "Take keys and tokens of well-known forms out of what actions print, before it is remembered."
+    )
+    redact_patterns: tuple[str, ...] = setting(
+        (), "More regular expressions of secrets; a group called 'secret' is what goes, else all that matches."
     )
     levels: CheckpointLevels = setting(CheckpointLevels, "The four levels.")
     cold: ColdTier = setting(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import replace
 
 import grpc
 import grpc.aio
 
 from selfware_agent import config
-from selfware_agent.checkpoint_schedule import Facts, Level, Rules, Schedule
 from selfware_agent.foreman import Foreman
 from selfware_agent.hands import Hands
+from selfware_agent.keeping import Keeper
 from selfware_agent.memory import Memory
 from selfware_agent.mind import Mind
 from selfware_agent.service import AgentService
@@ -26,8 +25,6 @@ from selfware_common.rpcserver import Register
 from selfware_common.state.wire import BULK_SOCKET
 
 ROUND_SECONDS = 5.0
-LEVELS = (Level.MICRO, Level.TASK, Level.SESSION)
-"""What the agent can fill. The workspace tree of a system checkpoint lies where only tool units may look."""
 
 
 class AgentDaemon(daemon.Daemon):
@@ -44,9 +41,9 @@ class AgentDaemon(daemon.Daemon):
         wanted = self.settings.system.session_id
         session_id = wanted if wanted != "auto" else ""
         bulk = self.paths.socket_of("checkpointd", BULK_SOCKET)
-        self._memory = Memory(self._channels["checkpointd"], bulk, session_id)
+        self._memory = Memory(self._channels["checkpointd"], bulk, self.paths.state_of(self.name), session_id)
         self._mind = Mind(self._channels["inferenced"])
-        self._hands = Hands(self._channels["oversightd"])
+        self._hands = Hands(self._channels["oversightd"], config.redactor(self.settings, self.paths.config_file))
         gate = Gate(slots=asyncio.Semaphore(self.settings.agent.workers))
         gate.open.set()
         self._foreman = Foreman(
@@ -60,13 +57,14 @@ class AgentDaemon(daemon.Daemon):
         self._watch = Watch(gate, self._channels["oversightd"], self._channels["resourced"])
         self._watching = [asyncio.create_task(self._watch.control()), asyncio.create_task(self._watch.pressure())]
         self._began = time.monotonic()
-        self._schedule = Schedule.begin(Rules.of(self.settings.checkpoint, LEVELS), self._began)
+        self._keeper = Keeper(self.settings.checkpoint, self._foreman, self._mind, self._hands, self._watch)
 
     async def reloaded(self) -> None:
-        self._schedule = replace(self._schedule, rules=Rules.of(self.settings.checkpoint, LEVELS))
+        self._hands.redactor = config.redactor(self.settings, self.paths.config_file)
+        self._keeper.follow(self.settings.checkpoint)
 
     def services(self) -> tuple[list[str], list[Register]]:
-        service = AgentService(self._foreman, config.defaults(self.settings))
+        service = AgentService(self._foreman, self._keeper, config.defaults(self.settings))
         return ["selfware.agent.v1.Agent"], [lambda server: _register(service, server)]
 
     def checks(self) -> list[Check]:
@@ -98,12 +96,11 @@ class AgentDaemon(daemon.Daemon):
         if not self._foreman.ready:
             return await self._recover()
         sentence = await self._foreman.round()
-        await self._save_if_due()
+        await self._keeper.save_if_due()
         if time.monotonic() - self._began > self.settings.system.max_runtime_hours * 3600:
             self.stopping.set()
             return f"stopping after {self.settings.system.max_runtime_hours:g} h, as configured"
-        until_due = self._schedule.due_in_seconds(time.monotonic(), self._facts_to_save())
-        await self.wait_or_stop(min(ROUND_SECONDS, until_due), self._foreman.progressed)
+        await self.wait_or_stop(min(ROUND_SECONDS, self._keeper.due_in_seconds()), self._foreman.progressed)
         self._foreman.progressed.clear()
         return sentence
 
@@ -111,10 +108,11 @@ class AgentDaemon(daemon.Daemon):
         for watching in self._watching:
             watching.cancel()
         await self._foreman.stop()
-        if self._foreman.ready and (level := self._schedule.due_on_stop(self._facts_to_save())):
-            await self._save(level, "at stop")
+        if self._foreman.ready:
+            await self._keeper.save_on_stop()
             if self._memory.unsaved:
                 self.log.warning("%s", self._memory.unsaved)
+            await self._memory.close()
         for channel in self._channels.values():
             await channel.close()
 
@@ -131,7 +129,7 @@ class AgentDaemon(daemon.Daemon):
 
     async def _look_at_checkpoints(self) -> str:
         """The journal has everything; a checkpoint is what keeps the next start short."""
-        return self._memory.unsaved or self._schedule.pause_in_words(self._facts_to_save())
+        return self._keeper.hindrance()
 
     async def _recover(self) -> str:
         try:
@@ -142,9 +140,7 @@ class AgentDaemon(daemon.Daemon):
         except grpc.aio.AioRpcError as error:
             await self.wait_or_stop(0.05)
             return f"waiting for checkpointd: {error.details()}"
-        facts, rules = self._facts_to_save(), Rules.of(self.settings.checkpoint, LEVELS)
-        saved = self._memory.checkpointed_sequence
-        self._schedule = Schedule.begin(rules, time.monotonic(), saved, facts.ended_tasks)
+        self._keeper.begin()
         self._foreman.recovered.set()
         self.sentence = self._memory.recovered_in_words  # said here, with its message id, and so not once more
         self.log.info("%s", self.sentence, extra=log.event(catalog.RECOVERED, session_id=self._memory.session_id))
@@ -153,31 +149,7 @@ class AgentDaemon(daemon.Daemon):
     async def _choose_session(self) -> None:
         stub = checkpoint_pb2_grpc.CheckpointStub(self._channels["checkpointd"])
         reply = await stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=10)
-        known = [one.session_id for one in sorted(reply.sessions, key=lambda one: one.created_unix_nanos)]
-        self._memory.session_id = config.session_id(self.settings, known)
-
-    def _facts_to_save(self) -> Facts:
-        session = self._memory.session
-        return Facts(
-            sequence=session.sequence,
-            ended_tasks=sum(task.run if task.ended else task.run - 1 for task in session.tasks.values()),
-            memory_short=self._watch.memory_short,
-            disk_full=self._watch.disk_full,
-        )
-
-    async def _save_if_due(self) -> None:
-        facts = self._facts_to_save()
-        if level := self._schedule.due(time.monotonic(), facts):
-            await self._save(level, f"event {facts.sequence}")
-
-    async def _save(self, level: Level, label: str) -> None:
-        facts, began = self._facts_to_save(), time.monotonic()
-        info = await self._memory.checkpoint(checkpoint_pb2.Level.ValueType(level), label)
-        ended = time.monotonic()
-        if info is None:
-            self._schedule = self._schedule.failed(began, ended)
-        else:
-            self._schedule = self._schedule.saved(level, began, ended, facts)
+        self._memory.session_id = config.session_id(self.settings, reply.sessions)
 
 
 def _register(service: AgentService, server: grpc.aio.Server) -> None:

@@ -52,6 +52,7 @@ class Facts:
     streamed_tokens: int = 0  # of replies under way; a micro checkpoint is about them
     memory_short: bool = False  # the process may be killed soon
     disk_full: str = ""  # why there is hardly room, "disk 96% used"; empty: there is room
+    system_free_at_seconds: float = -NEVER  # no system checkpoint before: one is being made, or could not be made now
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,10 @@ class Schedule:
         """All intervals begin now; `sequence` is the last event that some checkpoint holds already."""
         return cls(rules, dict.fromkeys(Level, Mark(now_seconds, now_seconds, sequence, ended_tasks)))
 
+    def with_rules(self, rules: Rules) -> Schedule:
+        """The same with other settings."""
+        return replace(self, rules=rules)
+
     def due(self, now_seconds: float, facts: Facts) -> Level | None:
         """The level to save now: the largest that is due, which covers the smaller ones."""
         return max((level for level in self.rules.intervals if self._time(level, facts) <= now_seconds), default=None)
@@ -179,6 +184,8 @@ class Schedule:
         planned = mark.planned_seconds + self.rules.interval(level, facts)
         if level is Level.SESSION and facts.sequence - mark.sequence >= self.rules.changes_threshold:
             planned = min(planned, mark.began_seconds + self.rules.least_seconds)
+        if level is Level.SYSTEM:
+            planned = max(planned, facts.system_free_at_seconds)
         soonest = mark.began_seconds + (1 - TOGETHER_SHARE) * self.rules.least_seconds  # after one that was late
         return max(planned, soonest, self.free_at_seconds)
 

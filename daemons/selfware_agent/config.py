@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from selfware_agent.plan import Limits
+from selfware_agent.redaction import Redactor
+from selfware_common.errors import ConfigError
 from selfware_common.settings import Settings
+
+WRITER = "selfware-agent"
+"""How the names begin under which agents open sessions."""
+
+
+class Known(Protocol):
+    """What ListSessions says of one."""
+
+    session_id: str
+    writer_id: str
+    opened_unix_nanos: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +58,21 @@ def defaults(settings: Settings) -> Defaults:
     )
 
 
-def session_id(settings: Settings, known: list[str]) -> str:
-    """The session to continue: the configured one; with "auto" the newest known one, or "main"."""
+def redactor(settings: Settings, path: Path) -> Redactor:
+    """What is taken out of outputs; ConfigError if a pattern is none."""
+    wanted = settings.checkpoint
+    try:
+        return Redactor.of(wanted.redact_secrets, wanted.redact_patterns)
+    except ValueError as error:
+        raise ConfigError(path=path, problem=f"checkpoint.redact_patterns: {error}") from error
+
+
+def session_id(settings: Settings, known: Sequence[Known]) -> str:
+    """The session to continue: the configured one; with "auto" the one that an agent worked on last, or "main".
+
+    Sessions of other programs and forks that nobody has chosen yet are not ours to continue.
+    """
     if settings.system.session_id != "auto":
         return settings.system.session_id
-    return known[-1] if known else "main"
+    ours = [one for one in known if one.writer_id.startswith(WRITER)]
+    return max(ours, key=lambda one: one.opened_unix_nanos).session_id if ours else "main"

@@ -54,6 +54,61 @@ class WrongPhaseError(SelfwareError):
     exit_code = 4
 
 
+class CheckpointRefusedError(SelfwareError):
+    """Checkpoint {checkpoint_id} cannot be used: {reason}"""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 1
+    hint = "'selfwarectl checkpoints ls' shows them all, 'selfwarectl checkpoints verify' which are intact."
+
+
+class NothingToSaveError(SelfwareError):
+    """Nothing has happened in session {session_id} yet: there is nothing to save."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 4
+
+
+class NotSavedError(SelfwareError):
+    """Session {session_id} could not be saved: {reason}"""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    exit_code = 1
+    hint = "The journal has everything; a checkpoint is tried again by itself."
+
+
+class ForeignCheckpointError(SelfwareError):
+    """Checkpoint {checkpoint_id} is of session {other_session_id}, and the agent works on {session_id}."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 4
+    hint = "'selfwarectl recover --session {other_session_id}' has the agent work on that one."
+
+
+class SessionExistsError(SelfwareError):
+    """There is a session {session_id} already."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+    exit_code = 4
+    hint = "Choose another name with --name."
+
+
+class UnknownSessionError(SelfwareError):
+    """There is no session {session_id}."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    exit_code = 1
+    hint = "'selfwarectl checkpoints ls' shows of which sessions there are checkpoints."
+
+
+class NotQuietError(SelfwareError):
+    """The files cannot be saved now: {reason}."""
+
+    status = grpc.StatusCode.ABORTED
+    exit_code = 75  # EX_TEMPFAIL
+    hint = "It is tried again by itself; 'selfwarectl checkpoints now --level session' saves the rest at once."
+
+
 class WorkerWedgedError(SelfwareError):
     """The worker of task {task_id} stands still ({doing}), and beginning again did not help."""
 

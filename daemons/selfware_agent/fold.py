@@ -13,6 +13,11 @@ Event kinds and their payloads (every payload has `task_id`):
     TaskEnded       phase verified sentence
     TaskCancelled   reason
     TaskRetried     -                              a person wants it worked on again
+
+One more is not folded, because it needs a checkpoint: what `memory` does with it.
+
+    SessionRestored checkpoint_id branch           a person went back: from here on the session is what that
+                                                   checkpoint holds (see `rewinding`)
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ def fold(session: Session, sequence: int, kind: str, payload: Payload, time_unix
         if handler is None or known is None:
             raise UnknownEventError(f"event {sequence} ({kind}, task {task_id}) is not understood")
         task = handler(known, payload, time_unix_nanos)
-    return Session(tasks={**session.tasks, task_id: task}, sequence=sequence)
+    return replace(session, tasks={**session.tasks, task_id: task}, sequence=sequence)
 
 
 def _accepted(payload: Payload, now: int) -> Task:

@@ -7,12 +7,14 @@ than going on with a state nobody can vouch for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 
 from selfware_agent import plan
 from selfware_agent.errors import (
     AmbiguousTaskError,
+    NotQuietError,
     NotReadyError,
     QueueFullError,
     UnknownTaskError,
@@ -27,6 +29,7 @@ from selfware_agent.worker import Gate, Live, Worker
 
 CANCEL_SECONDS = 5.0
 RECOVERY_SECONDS = 3.0
+QUIET_POLL_SECONDS = 0.02
 MOST_REVIVALS = 2
 """New workers in a row for a task that does not come any further; then the process itself is suspect."""
 
@@ -69,6 +72,7 @@ class Foreman:
         self._workers: dict[str, Worker] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()
+        self._resting = 0
         self._listeners: set[Callable[[str], None]] = set()
         self.progressed = asyncio.Event()
 
@@ -160,7 +164,7 @@ class Foreman:
             if running.done():
                 del self._running[task_id], self._workers[task_id]
                 running.result()  # raises what the worker raised
-        for task in order(self.memory.session):
+        for task in order(self.memory.session) if not self._resting else ():
             if task.task_id not in self._running and task.task_id not in self._held:
                 self._start(task.task_id)
         return self.sentence()
@@ -205,6 +209,37 @@ class Foreman:
         self._start(task_id)
         seconds = asyncio.get_running_loop().time() - live.since
         return f"task {task_id}: a new worker begins the step again, the old one stood still for {seconds:.0f} s"
+
+    @asynccontextmanager
+    async def quiet(self, seconds: float) -> AsyncIterator[None]:
+        """Inside, no worker has an action running or its outcome unrecorded, and none begins a step. Raises
+        NotQuietError when that does not come about in time; what waits for a person does not count."""
+        self.gate.held += 1
+        self.gate.released.clear()
+        try:
+            end = asyncio.get_running_loop().time() + seconds
+            while busy := [worker.task_id for worker in self._workers.values() if worker.acting]:
+                if asyncio.get_running_loop().time() > end:
+                    raise NotQuietError(reason=f"task {busy[0]} has an action under way")
+                await asyncio.sleep(QUIET_POLL_SECONDS)
+            yield
+        finally:
+            self.gate.held -= 1
+            if not self.gate.held:
+                self.gate.released.set()
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Inside, there are no workers; afterwards they go on from whatever the session is then."""
+        self._resting += 1
+        try:
+            await self.stop()
+            self._workers.clear()
+            await self.memory.settled()
+            yield
+        finally:
+            self._resting -= 1
+            self.progressed.set()
 
     async def stop(self) -> None:
         """Stop all workers where they are; the journal knows where that is."""

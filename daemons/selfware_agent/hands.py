@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from selfware_agent.errors import CheckpointRefusedError, NotQuietError
+from selfware_agent.redaction import Redactor
 from selfware_agent.shorten import shorten
 from selfware_agent.state import Proposal, Task
 from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc
 
 MAX_OUTPUT_CHARS = 24_000
+CAPTURE_SECONDS = 600.0
 REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -56,9 +59,31 @@ class Waiting:
 class Hands:
     """A client of selfware-oversightd."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, redactor: Redactor) -> None:
+        self.redactor = redactor
         self._stub = oversight_pb2_grpc.OversightStub(channel)
         self.session_id = ""  # set once the session is known
+
+    async def capture(
+        self, epoch: int, checkpoint_id: str, workspaces: list[str], open_effects: list[str], label: str
+    ) -> oversight_pb2.CaptureReply:
+        """A system checkpoint: these directories with the state of that checkpoint. Raises NotQuietError,
+        CheckpointRefusedError."""
+        request = oversight_pb2.CaptureRequest(
+            session_id=self.session_id,
+            epoch=epoch,
+            checkpoint_id=checkpoint_id,
+            workspaces=workspaces,
+            open_effects=open_effects,
+            label=label,
+        )
+        try:
+            return await self._stub.Capture(request, timeout=CAPTURE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            why = (error.details() or str(error.code())).rstrip(".")
+            if error.code() is grpc.StatusCode.ABORTED:
+                raise NotQuietError(reason=why) from error
+            raise CheckpointRefusedError(checkpoint_id=f"{checkpoint_id} with its files", reason=f"{why}.") from error
 
     async def perform(self, task: Task, proposal: Proposal, on_waiting: Callable[[Waiting], None]) -> Outcome:
         """Wait for the outcome, for ever if need be; cancelling stops the wait, not the action."""
@@ -75,7 +100,7 @@ class Hands:
             try:
                 async for update in self._stub.Perform(request):
                     if update.state in _TERMINAL:
-                        return _outcome(update)
+                        return _outcome(update, self.redactor)
                     delay_seconds = 0.05
                     runs = update.state == oversight_pb2.EFFECT_STATE_RUNNING
                     on_waiting(Waiting(update.sentence, update.approval_id, runs))
@@ -94,15 +119,16 @@ def to_action(proposal: Proposal) -> oversight_pb2.Action:
     return oversight_pb2.Action(**{tool: _KINDS[tool](**fields)})
 
 
-def _outcome(update: oversight_pb2.PerformUpdate) -> Outcome:
+def _outcome(update: oversight_pb2.PerformUpdate, redactor: Redactor) -> Outcome:
     result = update.result
+    output, secrets = redactor.clean(result.output)
     done = update.state == oversight_pb2.EFFECT_STATE_DONE
     return Outcome(
         state=_TERMINAL[update.state],
         ok=done and result.ok,
         sentence=(result.sentence if done else "") or update.sentence,
-        output=shorten(result.output, MAX_OUTPUT_CHARS),
-        whole=_is_whole(result),
+        output=shorten(output, MAX_OUTPUT_CHARS),
+        whole=not secrets and _is_whole(result),
     )
 
 

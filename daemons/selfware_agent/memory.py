@@ -7,22 +7,39 @@ same bytes again, which checkpointd recognises; a newer writer means that this p
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from selfware_agent import fold, state
-from selfware_agent.errors import StateUnreadableError, SupersededError
+from selfware_agent import fold, past, rewinding, state
+from selfware_agent.appending import Appender
+from selfware_agent.errors import (
+    CheckpointRefusedError,
+    SessionExistsError,
+    StateUnreadableError,
+    SupersededError,
+    UnknownSessionError,
+)
 from selfware_common import clients, events
 from selfware_common.errors import SelfwareError
 from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
 from selfware_common.state.saving import Checkpoint, Saver, SavingError
 
 CALL_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
+RESTORED = "SessionRestored"
+LAST_ENDS = {
+    checkpoint_pb2.LAST_END_UNKNOWN: "",
+    checkpoint_pb2.LAST_END_GRACEFUL: ", after a polite stop",
+    checkpoint_pb2.LAST_END_CRASH: ", after a crash",
+}
 # A restarting or overloaded checkpointd, a full disk: all pass, and nothing may happen until they have.
 PASSING = frozenset(
     {
@@ -38,11 +55,14 @@ PASSING = frozenset(
 class Memory:
     """One session as its only writer."""
 
-    def __init__(self, channel: grpc.aio.Channel, bulk: Path, session_id: str) -> None:
-        """``bulk``: checkpointd's socket for states."""
+    def __init__(self, channel: grpc.aio.Channel, bulk: Path, spool: Path, session_id: str) -> None:
+        """``bulk``: checkpointd's socket for states; ``spool``: a directory for large ones that are read."""
         self._stub = checkpoint_pb2_grpc.CheckpointStub(channel)
+        self._appender = Appender(self._stub, CALL_SECONDS)
         self._bulk = bulk
+        self._spool = spool
         self._saver: Saver | None = None
+        self._recording: set[asyncio.Task[state.Session]] = set()
         self._saving = asyncio.Lock()
         self._lock = asyncio.Lock()
         self.session_id = session_id
@@ -52,6 +72,7 @@ class Memory:
         self.unsaved = ""  # why the last checkpoint could not be taken
         self.recovered_in_words = ""
         self.checkpointed_sequence = 0  # the last event that the newest checkpoint holds
+        self.session_saved = self.session  # what the newest checkpoint of ours holds
         self.ended: SelfwareError | None = None  # why this process may not go on
 
     async def recover(self) -> None:
@@ -69,31 +90,106 @@ class Memory:
         self.epoch = opened.epoch
         self.session = session
         words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
-        self.recovered_in_words = ", ".join([words, *skipped])
+        self.recovered_in_words = ", ".join([f"{words}{LAST_ENDS[opened.last_end]}", *skipped])
 
     async def record(self, kind: str, **payload: Any) -> state.Session:
         """Make one event durable, then the state it leads to ours. Waits as long as checkpointd is away; raises
-        SupersededError. What cannot be folded is never made durable: no later start could read the session."""
+        SupersededError. What cannot be folded is never made durable: no later start could read the session.
+
+        Who is cancelled meanwhile stops waiting, no more: an event that may be durable has to become ours, too."""
+        recording = asyncio.create_task(self._record(kind, payload))
+        self._recording.add(recording)
+        recording.add_done_callback(self._recorded)
+        return await asyncio.shield(recording)
+
+    async def require_session(self, session_id: str) -> None:
+        """Raises UnknownSessionError: opening one that does not exist would begin it."""
+        known = await self._stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=CALL_SECONDS)
+        if session_id not in {one.session_id for one in known.sessions}:
+            raise UnknownSessionError(session_id=session_id)
+
+    async def close(self) -> None:
+        """We stop as we should. If checkpointd cannot be told, the next start takes it for a crash, which does no
+        harm."""
+        if self.epoch and self.ended is None:
+            request = checkpoint_pb2.CloseSessionRequest(session_id=self.session_id, epoch=self.epoch)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._stub.CloseSession(request, timeout=CLOSE_SECONDS)
+
+    async def settled(self) -> None:
+        """Return when nothing is being recorded any more."""
+        while self._recording:
+            await asyncio.wait(self._recording)
+
+    def switch(self, session_id: str) -> None:
+        """Be another session's memory: ``recover`` comes next."""
+        if self._saver is not None:
+            self._saver.close()
+            self._saver = None
+        self.session_id, self.session, self.epoch = session_id, state.Session(), 0
+
+    async def restore(self, checkpoint_id: str) -> Checkpoint:
+        """Go back to what a checkpoint of this session knew: durable on return, and the work after it undone.
+
+        Raises CheckpointRefusedError, ForeignCheckpointError, StateUnreadableError: then nothing changed.
+        """
+        info, then = await asyncio.to_thread(past.read, self._bulk, self._spool, checkpoint_id, self.session_id)
         async with self._lock:
-            event = checkpoint_pb2.Event(
-                sequence=self.session.sequence + 1,
-                kind=kind,
-                payload=events.encode(payload),
-                time_unix_nanos=time.time_ns(),
-                trace_id=clients.trace_id.get(),
-            )
+            sequence = self.session.sequence + 1
+            branch = rewinding.branch_of(self.session_id, sequence)
+            event = self._event(RESTORED, {"checkpoint_id": info.checkpoint_id, "branch": branch, "task_id": ""})
+            await self._append(event)
+            self.session = rewinding.restored(then, branch, sequence)
+        # Not needed, but from here on no recovery has to look for the other one.
+        await self.checkpoint(checkpoint_pb2.LEVEL_SESSION, f"restored from {info.checkpoint_id}")
+        return info
+
+    async def fork(self, checkpoint_id: str, session_id: str, workspaces: Mapping[str, str]) -> tuple[Any, Checkpoint]:
+        """(session, checkpoint) of a new session that knows what a checkpoint knew; ours stays as it is.
+
+        Raises SessionExistsError, and what ``restore`` raises.
+        """
+        known = await self._stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=CALL_SECONDS)
+        if session_id in {one.session_id for one in known.sessions}:
+            raise SessionExistsError(session_id=session_id)
+        info, then = await asyncio.to_thread(past.read, self._bulk, self._spool, checkpoint_id, "")
+        session = rewinding.forked(then, session_id, workspaces)
+        opened = await self._stub.OpenSession(
+            checkpoint_pb2.OpenSessionRequest(session_id=session_id, writer_id=f"fork of {info.checkpoint_id}"),
+            timeout=CALL_SECONDS,
+        )
+
+        def save() -> Checkpoint:
+            with Saver(self._bulk, session_id, CALL_SECONDS) as saver:
+                data, label = session.encode(), f"forked from {info.checkpoint_id}"
+                return saver.save(opened.epoch, int(checkpoint_pb2.LEVEL_SESSION), session.sequence, data, label)
+
+        try:
+            made = await asyncio.to_thread(save)
+            request = checkpoint_pb2.CloseSessionRequest(session_id=session_id, epoch=opened.epoch)
+            await self._stub.CloseSession(request, timeout=CALL_SECONDS)
+            return session, made
+        except SavingError as error:
+            raise CheckpointRefusedError(checkpoint_id=info.checkpoint_id, reason=str(error)) from error
+
+    async def _record(self, kind: str, payload: dict[str, Any]) -> state.Session:
+        async with self._lock:
+            event = self._event(kind, payload)
             session = _folded(self.session_id, self.session, event)
             await self._append(event)
             self.session = session
             return session
 
-    async def checkpoint(self, level: checkpoint_pb2.Level.ValueType, label: str) -> Checkpoint | None:
-        """Save the folded state; None when checkpointd cannot take it now (the journal has everything anyway)."""
+    async def checkpoint(
+        self, level: checkpoint_pb2.Level.ValueType, label: str, streams: Mapping[str, Any] | None = None
+    ) -> Checkpoint | None:
+        """Save the folded state (with what is being written, see Session.encode); None when checkpointd cannot take it
+        now: the journal has everything anyway."""
         async with self._lock:
             session = self.session
         if session.sequence == 0:
             return None
-        data = session.encode()
+        data = session.encode(streams)
         try:
             async with self._saving:
                 # The session's name may come later than we do.
@@ -107,15 +203,29 @@ class Memory:
             self.unsaved = f"the last checkpoint was not saved: {error}"
             return None
         self.unsaved = ""
-        self.checkpointed_sequence = session.sequence
+        self.checkpointed_sequence, self.session_saved = session.sequence, session
         return info
+
+    def _recorded(self, recording: asyncio.Task[state.Session]) -> None:
+        self._recording.discard(recording)
+        if not recording.cancelled():
+            recording.exception()  # whoever waits for it has it; `ended` says the same to everybody
+
+    def _event(self, kind: str, payload: dict[str, Any]) -> checkpoint_pb2.Event:
+        return checkpoint_pb2.Event(
+            sequence=self.session.sequence + 1,
+            kind=kind,
+            payload=events.encode(payload),
+            time_unix_nanos=time.time_ns(),
+            trace_id=clients.trace_id.get(),
+        )
 
     async def _append(self, event: checkpoint_pb2.Event) -> None:
         request = checkpoint_pb2.AppendRequest(session_id=self.session_id, epoch=self.epoch, events=[event])
         delay_seconds = 0.05
         while True:
             try:
-                await self._stub.Append(request, timeout=CALL_SECONDS)
+                await self._appender.append(request)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in PASSING:
                     self.ended = _refused(self.session_id, error)
@@ -142,19 +252,19 @@ class Memory:
                 data += reply.data
             elif part == "events":
                 if not decoded:
-                    session, decoded = _decoded(self.session_id, bytes(data)), True
+                    session, decoded = past.decoded(self.session_id, io.BytesIO(data)), True
                 for event in reply.events.events:
-                    session = _folded(self.session_id, session, event)
+                    session = await self._next(session, event)
         if not decoded:
-            session = _decoded(self.session_id, bytes(data))
+            session = past.decoded(self.session_id, io.BytesIO(data))
         return session, skipped, used, held
 
-
-def _decoded(session_id: str, data: bytes) -> state.Session:
-    try:
-        return state.decode(data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateUnreadableError(session_id=session_id, problem=f"bad checkpoint state: {error}") from error
+    async def _next(self, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
+        if event.kind != RESTORED:
+            return _folded(self.session_id, session, event)
+        said = events.decode(event.payload)
+        _, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], self.session_id)
+        return rewinding.restored(then, said["branch"], event.sequence)
 
 
 def _folded(session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
@@ -58,12 +58,21 @@ class Stream:
     """No engine works on it yet: that may take as long as it takes."""
 
 
+@dataclass
+class Partial:
+    """A reply that is still being written: how far it is, and what it says so far."""
+
+    tokens: int = 0
+    pieces: list[str] = field(default_factory=list)
+
+
 class Mind:
     """A client of selfware-inferenced."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = inference_pb2_grpc.InferenceStub(channel)
         self.session_id = ""  # set once the session is known
+        self.streams: dict[str, Partial] = {}  # by request
 
     async def ask(
         self,
@@ -86,6 +95,14 @@ class Mind:
             session_id=self.session_id,
             task_id=task.task_id,
         )
+        try:
+            return await self._until_answered(request, on_progress)
+        finally:
+            self.streams.pop(request.request_id, None)
+
+    async def _until_answered(
+        self, request: inference_pb2.GenerateRequest, on_progress: Callable[[Stream], None]
+    ) -> Answer | Refusal:
         delay_seconds = 0.05
         while True:
             try:
@@ -105,8 +122,8 @@ class Mind:
     ) -> Answer | None:
         """One stream to its end; None if it ended without a finish."""
         loop = asyncio.get_running_loop()
-        text: list[str] = []
-        chars, tokens, began = 0, 0, loop.time()
+        stream = self.streams[request.request_id] = Partial()
+        chars, began = 0, loop.time()
         call = self._stub.Generate(request)
         async for reply in call:
             match reply.WhichOneof("event"):
@@ -116,18 +133,21 @@ class Mind:
                     began = loop.time()
                     on_progress(Stream("the model reads the question"))
                 case "delta":
-                    text.append(reply.delta.text)
+                    stream.pieces.append(reply.delta.text)
                     chars += len(reply.delta.text)
-                    tokens += reply.delta.tokens or 1
+                    stream.tokens += reply.delta.tokens or 1
                     if chars > MAX_REPLY_CHARS:
                         call.cancel()
-                        return Answer("".join(text)[:MAX_REPLY_CHARS], "length", 0, tokens)
-                    rate = tokens / max(loop.time() - began, 1e-3)
-                    on_progress(Stream("the model writes", tokens, rate))
+                        return Answer("".join(stream.pieces)[:MAX_REPLY_CHARS], "length", 0, stream.tokens)
+                    rate = stream.tokens / max(loop.time() - began, 1e-3)
+                    on_progress(Stream("the model writes", stream.tokens, rate))
                 case "restarted":
-                    text, chars, tokens, began = [], 0, 0, loop.time()
+                    stream = self.streams[request.request_id] = Partial()
+                    chars, began = 0, loop.time()
                     on_progress(Stream(f"the model starts again: {reply.restarted.reason}", waits=True))
                 case "finished":
                     done = reply.finished
-                    return Answer("".join(text), done.finish_reason, done.prompt_tokens, done.completion_tokens)
+                    return Answer(
+                        "".join(stream.pieces), done.finish_reason, done.prompt_tokens, done.completion_tokens
+                    )
         return None

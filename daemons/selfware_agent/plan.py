@@ -65,8 +65,8 @@ class End:
 Step = Ask | Perform | FailAttempt | End
 
 
-def next_step(task: Task, limits: Limits, now_unix_nanos: int) -> Step | None:
-    """None when the task has ended."""
+def next_step(task: Task, limits: Limits, now_unix_nanos: int, branch: str = "") -> Step | None:
+    """None when the task has ended. `branch`: the session's."""
     if task.phase in ENDED:
         return None
     if task.proposal is not None:
@@ -75,26 +75,27 @@ def next_step(task: Task, limits: Limits, now_unix_nanos: int) -> Step | None:
         return Ask(task.question, new=False)
     match task.stage:
         case Stage.GATHER:
-            return _propose(task, "gather", {"tool": "read_file", "path": task.gather_paths[len(task.gathered)]})
+            path = task.gather_paths[len(task.gathered)]
+            return _propose(task, branch, "gather", {"tool": "read_file", "path": path})
         case Stage.ASK:
             if why := over_budget(task, limits, now_unix_nanos):
                 return FailAttempt(why, final=True)
-            return Ask(_question(task, limits), new=True)
+            return Ask(_question(task, branch, limits), new=True)
         case Stage.ACT:
             assert task.intended is not None
-            return _propose(task, "act", task.intended)
+            return _propose(task, branch, "act", task.intended)
         case Stage.CHECK:
             argv = list(task.goal.check)
             action = {"tool": "run_command", "argv": argv, "timeout_seconds": limits.check_timeout_seconds}
-            return _propose(task, "check", action)
+            return _propose(task, branch, "check", action)
         case Stage.ATTEMPT_FAILED:
             if task.attempt >= task.goal.max_attempts:
                 return FailAttempt(f"not solved in {task.attempt} attempts; last: {task.sentence}", final=True)
             return FailAttempt(task.sentence, final=False)
         case Stage.REVERT:
-            return _propose(task, "revert", revert_actions(task)[task.reverted])
+            return _propose(task, branch, "revert", revert_actions(task)[task.reverted])
         case Stage.COMMIT:
-            return _propose(task, "commit", commit_actions(task)[task.committing])
+            return _propose(task, branch, "commit", commit_actions(task)[task.committing])
         case Stage.END:
             return _end(task)
 
@@ -139,17 +140,29 @@ def commit_actions(task: Task) -> list[dict[str, Any]]:
     ]
 
 
-def _question(task: Task, limits: Limits) -> Question:
+def effect_id(branch: str, task_id: str, number: int) -> str:
+    """The name of a task's n-th action, for ever."""
+    return f"eff-{branch}-{task_id}-{number}" if branch else f"eff-{task_id}-{number}"
+
+
+def request_id(branch: str, task_id: str, number: int) -> str:
+    """The name of a task's n-th question to the model."""
+    return f"req-{branch}-{task_id}-{number}" if branch else f"req-{task_id}-{number}"
+
+
+def _question(task: Task, branch: str, limits: Limits) -> Question:
     """The first try is greedy; every further one samples with its own seed."""
     number = task.requests + 1
     first = task.attempt == 1 or not task.goal.sample
     return Question(
-        request_id=f"req-{task.task_id}-{number}", seed=number, temperature=0.0 if first else limits.temperature
+        request_id=request_id(branch, task.task_id, number),
+        seed=number,
+        temperature=0.0 if first else limits.temperature,
     )
 
 
-def _propose(task: Task, purpose: str, action: dict[str, Any]) -> Perform:
-    return Perform(Proposal(f"eff-{task.task_id}-{task.effects + 1}", purpose, action), new=True)
+def _propose(task: Task, branch: str, purpose: str, action: dict[str, Any]) -> Perform:
+    return Perform(Proposal(effect_id(branch, task.task_id, task.effects + 1), purpose, action), new=True)
 
 
 def _end(task: Task) -> End:

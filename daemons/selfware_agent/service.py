@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from selfware_agent.checkpoint_schedule import Level
 from selfware_agent.config import Defaults
 from selfware_agent.errors import BadGoalError
 from selfware_agent.foreman import Foreman
+from selfware_agent.keeping import Keeper
 from selfware_agent.state import Goal, Phase, Task
 from selfware_common.rpc import agent_pb2, agent_pb2_grpc
 from selfware_common.rpc.inference_pb2 import Priority
@@ -31,8 +33,9 @@ _STATES = {
 class AgentService(agent_pb2_grpc.AgentServicer):
     """Translates; decides nothing."""
 
-    def __init__(self, foreman: Foreman, defaults: Defaults) -> None:
+    def __init__(self, foreman: Foreman, keeper: Keeper, defaults: Defaults) -> None:
         self._foreman = foreman
+        self._keeper = keeper
         self._defaults = defaults
 
     async def Submit(self, request: agent_pb2.SubmitRequest, context: Any) -> agent_pb2.Task:
@@ -84,6 +87,59 @@ class AgentService(agent_pb2_grpc.AgentServicer):
                 await asyncio.sleep(MIN_PUSH_SECONDS)
         finally:
             unlisten()
+
+    async def SaveNow(self, request: agent_pb2.SaveNowRequest, context: Any) -> agent_pb2.SaveNowReply:
+        await self._foreman.wait_ready()
+        level = Level(request.level or agent_pb2.SAVE_LEVEL_SYSTEM)
+        made = await self._keeper.save_now(level, request.label or "by the operator")
+        return agent_pb2.SaveNowReply(
+            checkpoint_id=made.checkpoint_id,
+            sequence=made.sequence,
+            state_bytes=made.state_bytes,
+            stored_bytes=made.stored_bytes,
+            notes=made.notes,
+        )
+
+    async def Restore(self, request: agent_pb2.RestoreRequest, context: Any) -> agent_pb2.RestoreReply:
+        await self._foreman.wait_ready()
+        memory = self._foreman.memory
+        async with self._foreman.at_rest():
+            await memory.restore(request.checkpoint_id)
+            self._keeper.begin()
+        tasks = [self._task(task) for task in memory.session.tasks.values()]
+        return agent_pb2.RestoreReply(session_id=memory.session_id, sequence=memory.session.sequence, tasks=tasks)
+
+    async def Fork(self, request: agent_pb2.ForkRequest, context: Any) -> agent_pb2.ForkReply:
+        await self._foreman.wait_ready()
+        session, made = await self._foreman.memory.fork(
+            request.checkpoint_id, request.session_id, dict(request.workspaces)
+        )
+        goals = [task.goal for task in session.tasks.values() if not task.ended]
+        return agent_pb2.ForkReply(
+            session_id=request.session_id,
+            sequence=session.sequence,
+            checkpoint_id=made.checkpoint_id,
+            goals=[
+                agent_pb2.ForkedGoal(
+                    goal_id=goal.task_id, workspace=goal.workspace, check=goal.check, commit=goal.commit
+                )
+                for goal in goals
+            ],
+        )
+
+    async def Recover(self, request: agent_pb2.RecoverRequest, context: Any) -> agent_pb2.RecoverReply:
+        await self._foreman.wait_ready()
+        memory = self._foreman.memory
+        wanted = request.session_id or memory.session_id
+        await memory.require_session(wanted)
+        async with self._foreman.at_rest():
+            await self._keeper.save_on_stop()
+            await memory.close()
+            self._foreman.recovered.clear()
+            memory.switch(wanted)
+        self._foreman.progressed.set()
+        await self._foreman.wait_ready()
+        return agent_pb2.RecoverReply(sentence=memory.recovered_in_words)
 
     def _progress(self, task: Task) -> agent_pb2.Progress:
         live = self._foreman.live(task.task_id)

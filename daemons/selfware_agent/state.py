@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,10 +165,15 @@ class Session:
 
     tasks: dict[str, Task] = field(default_factory=dict)
     sequence: int = 0
+    branch: str = ""  # part of every new id, so that work that was undone and work in its place have different ids
 
-    def encode(self) -> bytes:
-        """Canonical JSON; decode() gives an equal session."""
-        return orjson.dumps(_plain(self), option=orjson.OPT_SORT_KEYS)
+    def encode(self, streams: Mapping[str, Any] | None = None) -> bytes:
+        """Canonical JSON; decode() gives an equal session. `streams`: what the model has written of replies under way,
+        for people who look at the checkpoint; no part of the session."""
+        plain = _plain(self)
+        if streams:
+            plain["streams"] = streams
+        return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
 
     def digest(self) -> str:
         """BLAKE3 over everything but `observed`, hex: equal for two runs that did the same work."""
@@ -181,7 +187,7 @@ def decode(data: bytes) -> Session:
     """The inverse of Session.encode; raises ValueError, KeyError or TypeError on foreign bytes."""
     plain = orjson.loads(data)
     tasks = {name: _task(value) for name, value in plain["tasks"].items()}
-    return Session(tasks=tasks, sequence=plain["sequence"])
+    return Session(tasks=tasks, sequence=plain["sequence"], branch=plain.get("branch", ""))
 
 
 def remember(turns: tuple[Turn, ...], *new: Turn) -> tuple[Turn, ...]:

@@ -51,6 +51,9 @@ class Gate:
     slots: asyncio.Semaphore
     open: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
+    held: int = 0
+    """How many need that no new step begins for a moment (see Foreman.quiet)."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Worker:
@@ -76,6 +79,8 @@ class Worker:
         self._action: Mapping[str, Any] = {}
         self._changed = changed
         self._holds_slot = False
+        self.acting = False
+        """An action may be changing files, or has and it is not recorded yet."""
 
     @property
     def task(self) -> Task:
@@ -88,11 +93,14 @@ class Worker:
             await self._take_slot()
             if not self.task.observed.started_unix_nanos:
                 await self._record("TaskStarted")
-            while (step := plan.next_step(self.task, self._limits, time.time_ns())) is not None:
+            while (step := self._next_step()) is not None:
                 await self._gate_open()
                 await self._do(step)
         finally:
             self._release_slot()
+
+    def _next_step(self) -> plan.Step | None:
+        return plan.next_step(self.task, self._limits, time.time_ns(), self._memory.session.branch)
 
     async def _do(self, step: plan.Step) -> None:
         match step:
@@ -134,7 +142,7 @@ class Worker:
         )
 
     async def _perform(self, step: plan.Perform) -> None:
-        proposal = step.proposal
+        proposal, self.acting = step.proposal, True
         if step.new:
             await self._record(
                 "ActionProposed", effect_id=proposal.effect_id, purpose=proposal.purpose, action=proposal.action
@@ -151,6 +159,7 @@ class Worker:
             output=outcome.output,
             whole=outcome.whole,
         )
+        self.acting = False
 
     async def _record(self, kind: str, **payload: object) -> None:
         self._expect(patience.RECORD_SECONDS)
@@ -165,6 +174,7 @@ class Worker:
         """A person may take days: give the slot to another task meanwhile."""
         if waiting.approval_id:
             self._release_slot()
+        self.acting = not waiting.approval_id
         self._show(waiting.sentence, approval_id=waiting.approval_id)
         self._expect(patience.for_action(waiting.runs, self._action, self._limits.check_timeout_seconds))
 
@@ -180,9 +190,12 @@ class Worker:
         self._changed(self.task_id, sentence)
 
     async def _gate_open(self) -> None:
-        if not self._gate.open.is_set():
-            self._show(self._gate.reason)
+        while not self._gate.open.is_set() or self._gate.held:
             self._expect(patience.UNLIMITED)
+            if self._gate.held:
+                await self._gate.released.wait()
+                continue
+            self._show(self._gate.reason)
             await self._gate.open.wait()
 
     async def _take_slot(self) -> None:

@@ -7,6 +7,7 @@ which must not move or remove one meanwhile (the store sees to it).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -61,6 +62,9 @@ class Assembler:
         self._catalog = catalog
         self._reader = reader
         self._threads = ThreadPoolExecutor(READING_THREADS, "read")
+        # Each hash lets go of the interpreter for some microseconds: two threads that do it at once wait for each other
+        # most of the time. One hashes while the other decompresses.
+        self._hashing = threading.Lock()
 
     def plan(self, info: CheckpointInfo, at_rest: bool = False) -> Plan:
         """Where everything lies; CheckpointCorruptError if some of it is missing, or what is there is not the whole."""
@@ -135,16 +139,16 @@ class Assembler:
     def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]], at_rest: bool) -> Unpacked:
         """From here; from its copy in the cold store if what is here is not right."""
         try:
-            unpacked = _unpacked(self._reader.frame(pack, group, at_rest), group, wanted)
+            unpacked = _unpacked(self._reader.frame(pack, group, at_rest), group, wanted, self._hashing)
         except FileNotFoundError:
-            unpacked = _unpacked(b"", group, wanted)
+            unpacked = _unpacked(b"", group, wanted, self._hashing)
         except OSError as error:  # that may pass: it says nothing about the chunks
             raise StorageError(what="read a checkpoint", path=pack.path, reason=error.strerror or str(error)) from error
         if unpacked[2] and pack.stub is not None:
             self._reader.forget(pack.stub)
         if unpacked[2] and pack.stub is not None and pack.is_here:
             with suppress(FileNotFoundError):
-                return _unpacked(self._reader.cold_frame(pack.stub, group), group, wanted)
+                return _unpacked(self._reader.cold_frame(pack.stub, group), group, wanted, self._hashing)
         return unpacked
 
     def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:
@@ -158,7 +162,7 @@ class Assembler:
         return memoryview(chunk)
 
 
-def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]]) -> Unpacked:
+def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]], hashing: threading.Lock) -> Unpacked:
     starts = [0]
     for length in group.lengths:
         starts.append(starts[-1] + length)
@@ -167,7 +171,8 @@ def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]]) -> Unp
     if unpacked is None:
         return memoryview(b""), starts, chunks
     raw = memoryview(unpacked)
-    bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}
+    with hashing:
+        bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}
     return raw, starts, bad
 
 

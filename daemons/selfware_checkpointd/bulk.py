@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from selfware_checkpointd.early import Early
 from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, disk_error
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
@@ -30,7 +31,8 @@ from selfware_common.state.chunking import MAX_BYTES
 from selfware_common.state.comparing import Span
 
 LOG = logging.getLogger("selfware-checkpointd")
-KEPT_BYTES = 16 * 1024 * 1024  # of memory that a change came in, for the next one; more goes through a file
+IN_MEMORY_BYTES = 8 * 1024 * 1024  # of a change that comes in; more goes through a file
+KEPT_BYTES = 2 * 1024 * 1024  # of memory, between two calls, for each client
 PIECE_BYTES = 1024 * 1024
 GRACE_SECONDS = 2.0
 RETRY_SECONDS = 0.5
@@ -137,9 +139,13 @@ class _Connection:
         self._max_state_bytes = max_state_bytes
         self._saved = saved
         self._room = bytearray()
+        self._early = Early(memory.store.ahead)
 
     def answer(self, head: dict[str, Any], file: int) -> None:
         """Read the body, do the call, send the answer; ValueError for a call that there is not."""
+        if head.get("call") == "early":
+            self._early.receive(self._connection, head)
+            return
         calls = {"save": self._save, "put": self._put, "get": self._get}
         try:
             call = calls[head["call"]]
@@ -157,6 +163,8 @@ class _Connection:
             told = {"error": str(error), "status": error.status.name}
         except (KeyError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"a {head['call']} that is incomplete: {error!r}") from error
+        finally:
+            self._early.forget()
         wire.send(self._connection, told)
 
     def _save(self, head: dict[str, Any], body: Body, _file: int) -> dict[str, Any]:
@@ -166,8 +174,10 @@ class _Connection:
         if sum(lengths) != head["body"]:
             raise UnusableStateError(problem=f"{head['body']} bytes came, and {sum(lengths)} were announced")
         spans = [Span(int(before), int(count)) for before, count in head["spans"]]
+        early = self._early.take(int(head.get("early", 0)))
+        root = bytes.fromhex(head["root"])
         info = self._memory.save_change(
-            _subject(head), int(head["epoch"]), head["base"], spans, _chunks(body, lengths), bytes.fromhex(head["root"])
+            _subject(head), int(head["epoch"]), head["base"], spans, _chunks(body, lengths), root, early
         )
         self._saved()
         return {"checkpoint": _told(info)}
@@ -204,12 +214,14 @@ class _Connection:
     def _body(self, size: int) -> Iterator[Body]:
         """What came with the head: in memory that is kept for the next one, or, if it is large, in a file of no name.
         All of it is here before anything is saved: a client that stops in the middle holds nobody up."""
-        if size <= KEPT_BYTES:
+        if size <= IN_MEMORY_BYTES:
             if len(self._room) < size:
                 self._room = bytearray(size + size // 8)
             with memoryview(self._room)[:size] as body:
                 wire.receive_into(self._connection, body)
                 yield body
+            if len(self._room) > KEPT_BYTES:
+                self._room = bytearray()
             return
         with TemporaryFile(dir=self._spool) as spooled:
             room = memoryview(bytearray(PIECE_BYTES))

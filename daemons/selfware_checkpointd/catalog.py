@@ -8,7 +8,7 @@ so that the next save stores it again and older checkpoints heal with it.
 A pack that lies in the cold store is known by its stub (``coldstub``): beside the pack while there is a copy here too,
 instead of it afterwards. What a file here says of whether the checkpoint is alive goes before what a stub says.
 
-Owns the names in the checkpoint directory. Not thread-safe: the store holds a lock.
+Owns the names in the checkpoint directory. Not thread-safe, but for ``all`` and ``latest``: the store holds a lock.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class Catalog:
                 self.add_stub(stubs[number], number)
             elif files[number].stat().st_size or not is_last:
                 self._add_file(files[number], number, is_last, stubs.get(number))
+
+    def all(self) -> list[tuple[int, Pack]]:
+        """Every pack with its number, as of now: one step of the interpreter, so this needs no lock."""
+        return list(self.packs.items())
 
     def next_number(self) -> int:
         """Larger than every number that was ever in use."""
@@ -168,8 +172,8 @@ class Catalog:
 
     def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
         """The newest readable one of a session, of this level if one is given."""
-        for number in reversed(self.packs):
-            info = self.packs[number].info
+        for _, pack in reversed(self.all()):
+            info = pack.info
             if info is not None and info.session_id == session_id and level in (None, info.level):
                 return info
         return None

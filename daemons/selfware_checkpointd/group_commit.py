@@ -18,16 +18,18 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 
-from selfware_checkpointd.journal import Journal
+from selfware_checkpointd.journal import Begun, Journal
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 
 MAX_SUBMISSIONS = 1024
 MAX_BYTES_IN_LOOP = 256 * 1024
+MAX_IN_LOOP = 16  # callers: while more are written, the loop has work to do for the others
 QUICK_SECONDS = 0.001
-THREADS = 4
+THREADS = 8
 
 Work = list[Sequence[Record]]
 Outcomes = list[SelfwareError | None]
@@ -62,7 +64,7 @@ class Writers:
         self._is_scheduled = False
         if len(self._due) == 1 and self._free == self._most and self._latest_seconds < self._quick_seconds:
             door = self._due[0]
-            if door.waiting_bytes() <= MAX_BYTES_IN_LOOP:
+            if door.waiting_count() <= MAX_IN_LOOP and door.waiting_bytes() <= MAX_BYTES_IN_LOOP:
                 self._due.clear()
                 self._write_here(door)
                 return
@@ -82,11 +84,13 @@ class Writers:
         door.finish(outcomes)
 
     def _commit(self, share: list[tuple[Journal, Work]]) -> list[Outcomes]:
-        found = []
-        for journal, work in share:
-            started = time.perf_counter()
-            found.append(journal.commit(work))
-            self._latest_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        found: list[Outcomes] = []
+        with ExitStack() as begun:  # a defect in one must not leave the others locked
+            for journal, work in reversed(share):
+                half = journal.begin(work)
+                begun.callback(_finish, journal, half, found)
+        self._latest_seconds = (time.perf_counter() - started) / len(share)
         return found
 
     def _finish(
@@ -98,6 +102,10 @@ class Writers:
             door.finish(done.result()[number] if defect is None else defect)
         if self._due and not self._is_scheduled:
             self._share_out(loop)
+
+
+def _finish(journal: Journal, half: Begun, found: list[Outcomes]) -> None:
+    found.append(journal.finish(half))
 
 
 class GroupCommitter:
@@ -139,6 +147,10 @@ class GroupCommitter:
             self._writers.close()
 
     # ---- for Writers: take, commit, finish; then the next batch
+
+    def waiting_count(self) -> int:
+        """How many callers wait for the next write."""
+        return len(self._waiting)
 
     def waiting_bytes(self) -> int:
         """How much is to be written next."""

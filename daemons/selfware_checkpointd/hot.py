@@ -46,20 +46,25 @@ class Hot:
         self._budget = budget_bytes
         self._states: OrderedDict[int, State] = OrderedDict()
         self._spare = bytearray()
+        self._lent_bytes = 0  # what ``room`` gave, until it is put or given back
 
-    def room(self, size: int) -> bytearray | None:
-        """Memory for a state of this size and the one before it; None if it may not stay."""
+    def room(self, size: int, kind: Kind | None = None) -> bytearray | None:
+        """Memory for a state of this size and the one before it; None if it may not stay. All memory together never
+        exceeds the budget: the least wanted states make room first, the newest one of this kind last."""
         wanted = size + size // SPARE_SHARE
         if 2 * wanted > self._budget:
             return None
-        spare, self._spare = self._spare, bytearray()
-        while len(spare) < size and self._bytes() + wanted > self._budget:
-            number = self._least_wanted()
-            if number is None:
-                break
-            room = self._states.pop(number).room
-            spare = room if isinstance(room, bytearray) else bytearray()
-        return spare if len(spare) >= size else bytearray(wanted)
+        room, self._spare = self._spare, bytearray()
+        if not self._suits(room, size):
+            room = bytearray()  # first, so that not both are there at once
+            while self._states and self._bytes() + wanted > self._budget:
+                old = self._states.pop(self._least_wanted(kind))
+                if isinstance(old.room, bytearray) and not old.pins and self._suits(old.room, size):
+                    room = old.room
+                    break
+            room = room or bytearray(wanted)
+        self._lent_bytes = len(room)
+        return room
 
     def get(self, kind: Kind, number: int) -> bytearray | None:
         """What begins with the state of this checkpoint, if it stayed."""
@@ -68,6 +73,7 @@ class Hot:
 
     def put(self, kind: Kind, number: int, room: bytearray, size: int) -> None:
         """This checkpoint's state stays, in memory that ``room`` gave."""
+        self._lent_bytes = 0
         self._enter(number, State(kind, room, size))
 
     def keep(self, kind: Kind, number: int, state: bytes) -> None:
@@ -104,7 +110,7 @@ class Hot:
 
     def give_back(self, room: bytearray) -> None:
         """Nothing was saved."""
-        self._spare = room
+        self._spare, self._lent_bytes = room, 0
 
     def _enter(self, number: int, state: State) -> None:
         self._states[number] = state
@@ -113,17 +119,25 @@ class Hot:
         if len(same) > MOST_OF_A_KIND:
             del self._states[same[0]]
         while self._bytes() > self._budget and len(self._states) > 1:
-            least = self._least_wanted(but=number)
-            del self._states[least if least is not None else next(iter(self._states))]
+            del self._states[self._least_wanted(state.kind)]
 
-    def _least_wanted(self, but: int = 0) -> int | None:
-        """The one to go: the least used that nobody reads, the newest of each kind last."""
+    def _least_wanted(self, kind: Kind | None) -> int:
+        """The one to go: the least used, but rather one that is not read and not the newest of its kind; that of this
+        kind last of all."""
         newest = {state.kind: number for number, state in sorted(self._states.items())}
-        free = [number for number, state in self._states.items() if not state.pins and number != but]
-        return next((number for number in free if newest[self._states[number].kind] != number), next(iter(free), None))
+
+        def worth(number: int) -> tuple[bool, bool, bool]:
+            state = self._states[number]
+            is_newest = newest[state.kind] == number
+            return is_newest and state.kind == kind, state.pins > 0, is_newest
+
+        return min(self._states, key=worth)
+
+    def _suits(self, room: bytearray, size: int) -> bool:
+        return 0 < size <= len(room) <= self._budget // 2
 
     def _bytes(self) -> int:
-        return len(self._spare) + sum(len(state.room) for state in self._states.values())
+        return len(self._spare) + self._lent_bytes + sum(len(state.room) for state in self._states.values())
 
 
 def is_right(state: memoryview, cut: Cut) -> bool:

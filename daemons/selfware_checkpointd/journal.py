@@ -16,7 +16,7 @@ import os
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -48,6 +48,14 @@ class Batch:
     offset: int
     records: list[Record] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Begun:
+    """A commit between its halves: what each submission hears, and what is written, if anything is."""
+
+    outcomes: list[SelfwareError | None]
+    batch: Batch | None
 
 
 class Journal:
@@ -112,19 +120,33 @@ class Journal:
 
     def commit(self, submissions: Sequence[Sequence[Record]]) -> list[SelfwareError | None]:
         """Make many submissions durable with one write; one refused submission does not touch the others."""
-        with self._lock:
-            try:
-                self._refuse_if_unable()
-            except SelfwareError as error:
-                return [error] * len(submissions)
+        return self.finish(self.begin(submissions))
+
+    def begin(self, submissions: Sequence[Sequence[Record]]) -> Begun:
+        """The first half: written, and known to nobody. ``finish`` must follow, and until then everybody else waits:
+        so several journals are written first and synced then, and the file system does its own book-keeping once."""
+        self._lock.acquire()
+        try:
+            self._refuse_if_unable()
             batch = Batch(self.last_sequence + 1, self._next_batch_offset())
-            outcomes = [self._admit(records, batch) for records in submissions]
+            begun = Begun([self._admit(records, batch) for records in submissions], batch)
             if batch.records:
-                try:
-                    self._write(batch)
-                except SelfwareError as error:
-                    return [outcome or error for outcome in outcomes]
-            return outcomes
+                self._attempt(self._write, begun)
+            return begun
+        except SelfwareError as error:
+            return Begun([error] * len(submissions), None)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def finish(self, begun: Begun) -> list[SelfwareError | None]:
+        """The second half: durable, or why not, for each submission."""
+        try:
+            if begun.batch is not None and begun.batch.records:
+                self._attempt(self._make_durable, begun)
+            return begun.outcomes
+        finally:
+            self._lock.release()
 
     def read(self, after_sequence: int = 0) -> Iterator[Record]:
         """Durable events after a sequence, in order; raises JournalCorruptError where the first one is missing."""
@@ -237,17 +259,28 @@ class Journal:
                 return placed.record
         return None
 
-    def _write(self, batch: Batch) -> None:
-        """One write and one fdatasync for the batch; on failure back to the last durable length."""
-        if self._needs_new_segment(batch.first_sequence):
-            self._start_segment(batch.first_sequence)
+    def _attempt(self, step: Callable[[Batch], None], begun: Begun) -> None:
+        """On failure back to the last durable length, and no step for this batch any more."""
+        assert begun.batch is not None
         try:
-            write_all(self._file, [b"".join(batch.pieces)])
-            self._sync(self._file)
+            step(begun.batch)
         except OSError as error:
             self._failed_write = error.strerror or str(error)
             self._take_back()
-            raise disk_error(error, f"events of session {self.session_id}", self._directory) from error
+            reason = disk_error(error, f"events of session {self.session_id}", self._directory)
+            begun.outcomes = [outcome or reason for outcome in begun.outcomes]
+            begun.batch = None
+        except SelfwareError as error:  # there is no segment to write to
+            begun.outcomes = [outcome or error for outcome in begun.outcomes]
+            begun.batch = None
+
+    def _write(self, batch: Batch) -> None:
+        if self._needs_new_segment(batch.first_sequence):
+            self._start_segment(batch.first_sequence)
+        write_all(self._file, [b"".join(batch.pieces)])
+
+    def _make_durable(self, batch: Batch) -> None:
+        self._sync(self._file)
         *starts, self._durable_bytes = accumulate(map(len, batch.pieces), initial=self._durable_bytes)
         self._offsets.extend(starts)
         self._last = batch.records[-1].sequence

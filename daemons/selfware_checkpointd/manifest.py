@@ -73,6 +73,13 @@ def checkpoint_id(number: int) -> str:
     return f"ckpt-{number:08d}"
 
 
+def number_of(name: str) -> int | None:
+    """The number of the checkpoint that is called exactly this."""
+    digits = name.removeprefix("ckpt-")
+    number = int(digits) if digits.isdecimal() and len(digits) < 20 else None
+    return number if number is not None and checkpoint_id(number) == name else None
+
+
 def runs_of(places: Iterable[tuple[int, int]]) -> list[Run]:
     """Join (pack, chunk) places that follow one another."""
     runs: list[Run] = []

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 
+from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.coldstore import ColdStore
 from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
@@ -36,12 +38,21 @@ from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Read
 
 
+class LastEnd(IntEnum):
+    """How the writer before ended; numbered as in protos/checkpoint.proto."""
+
+    UNKNOWN = 0
+    GRACEFUL = 1
+    CRASH = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What a new writer needs to know."""
 
     epoch: int
     last_sequence: int
+    last_end: LastEnd = LastEnd.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,8 @@ class Summary:
     last_sequence: int
     checkpoints: int
     journal_bytes: int
+    writer_id: str
+    opened_unix_nanos: int
 
 
 class Memory:
@@ -81,6 +94,10 @@ class Memory:
     async def open_session(self, session_id: str, writer_id: str) -> Opened:
         """Become the one writer; every earlier writer's epoch is refused from now on."""
         return await asyncio.to_thread(self._open_session, session_id, writer_id)
+
+    async def close_session(self, session_id: str, epoch: int) -> None:
+        """The present writer stops as it should; a stale one is refused."""
+        await asyncio.to_thread(self.sessions.close, session_id, epoch)
 
     async def append(self, session_id: str, epoch: int, records: Sequence[Record]) -> int:
         """Make events durable; returns the session's last sequence. The records carry the same epoch."""
@@ -135,6 +152,7 @@ class Memory:
         spans: Sequence[Span],
         fresh: Iterable[memoryview],
         root: bytes,
+        ahead: Ahead | None = None,
     ) -> CheckpointInfo:
         """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread."""
         self.sessions.check(subject.session_id, epoch)
@@ -143,7 +161,7 @@ class Memory:
         def check() -> None:
             self.sessions.check(subject.session_id, epoch)
 
-        return self.store.save_change(stamped, base_id, spans, fresh, root, check)
+        return self.store.save_change(stamped, base_id, spans, fresh, root, check, ahead)
 
     async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
         """A verified state."""
@@ -197,8 +215,18 @@ class Memory:
 
     def _open_session(self, session_id: str, writer_id: str) -> Opened:
         with self._lock:
+            last_end = self._last_end(session_id)
             session = self.sessions.open(session_id, writer_id, self._clock())
-        return Opened(session.epoch, self.journal(session_id).fence(session.epoch))
+        journal = self.journal(session_id)
+        self._cover(session_id, journal)  # a fork begins with a checkpoint, and its journal was empty until then
+        return Opened(session.epoch, journal.fence(session.epoch), last_end)
+
+    def _last_end(self, session_id: str) -> LastEnd:
+        try:
+            before = self.sessions.get(session_id)
+        except SessionNotFoundError:
+            return LastEnd.UNKNOWN
+        return LastEnd.GRACEFUL if before.is_closed else LastEnd.CRASH
 
     def _cover(self, session_id: str, journal: Journal) -> None:
         """Let an intact checkpoint stand in for events that the journal has lost; read only if it matters."""
@@ -226,6 +254,8 @@ class Memory:
                     journal.last_sequence,
                     len(self.store.checkpoints(session_id)),
                     journal.size_bytes,
+                    session.writer_id,
+                    self.sessions.opened_unix_nanos(session_id),
                 )
             )
         return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))

@@ -14,7 +14,7 @@ import zstandard
 
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.packing import compressor
-from selfware_checkpointd.packs import Group, encode_end, encode_group, encode_head, encode_header
+from selfware_checkpointd.packs import Group, encode_end, encode_group, encode_group_head, encode_header
 
 Find = Callable[[bytes], bytes | None]
 """The chunk with this hash from anywhere else."""
@@ -53,7 +53,7 @@ def mend(
                 head, frame = encode_group(chunks, group.first, compressor())
         if not frame:
             frame = frames(group)
-            head = encode_head(group.first, group.hashes, group.lengths, group.stored_bytes)
+            head = encode_group_head(group)
         groups.append(replace(group, offset=offset + len(head), stored_bytes=len(frame)))
         heads.append(head)
         pieces += (head, frame)

@@ -10,7 +10,8 @@ next one was being written when everything stopped, and nobody was told of it: i
 was complete once: it is damaged, and says so.
 
 Large saves are compressed by two threads while the next chunks are still being cut, and no more than a few groups are
-in memory. Owns the next pack's file. Not thread-safe: the store holds a lock.
+in memory; what is known earlier is compressed earlier, see ``ahead``. Owns the next pack's file. Not thread-safe: the
+store holds a lock.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import zstandard
 
+from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.files import Sync, sync_directory, write_all
 from selfware_checkpointd.manifest import CheckpointInfo, Run, encode_manifest
-from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group, encode_header
+from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group_head, encode_header
 
 COMPRESSION_LEVEL = 1  # in a hurry; packs are packed tighter later, see repacking
 COMPRESSING_THREADS = 2
@@ -43,6 +45,11 @@ def compressor(level: int = COMPRESSION_LEVEL) -> zstandard.ZstdCompressor:
     if level not in kept:
         kept[level] = zstandard.ZstdCompressor(level=level, write_checksum=False)
     return kept[level]
+
+
+def compress(pieces: Sequence[bytes | memoryview]) -> bytes:
+    """One frame of all pieces; in any thread."""
+    return compressor().compress(b"".join(pieces))
 
 
 class Packer:
@@ -63,7 +70,11 @@ class Packer:
         self._ready = number
         self._named = self._names.submit(sync_directory, path.parent)
 
-    def begin(self, number: int, session_id: str) -> PackDraft:
+    def ahead(self) -> Ahead:
+        """For chunks of a save that begins soon."""
+        return Ahead(self.threads, compress)
+
+    def begin(self, number: int, session_id: str, ahead: Ahead | None = None) -> PackDraft:
         """A pack to fill; OSError if there is no room for its file. Finish it or undo it."""
         if self._ready != number:
             self.make_next(number)
@@ -75,7 +86,7 @@ class Packer:
             self._ready = -1  # the next try makes its name durable
             raise
         file = os.open(self.path_of(number), os.O_WRONLY | os.O_CLOEXEC)
-        return PackDraft(self, file, number, session_id)
+        return PackDraft(self, file, number, session_id, ahead or self.ahead())
 
     def finished(self, number: int) -> None:
         """This pack is durable: make the next one's file. If that fails the next save tries, and says what is wrong."""
@@ -91,8 +102,9 @@ class Packer:
 class PackDraft:
     """One pack while it is written: chunks go in, groups of them come out of the compressor and go to the file."""
 
-    def __init__(self, packer: Packer, file: int, number: int, session_id: str) -> None:
+    def __init__(self, packer: Packer, file: int, number: int, session_id: str, ahead: Ahead) -> None:
         self._packer = packer
+        self._ahead = ahead
         self._file = file
         self._number = number
         self._header = encode_header(number, session_id)
@@ -101,14 +113,14 @@ class PackDraft:
         self._waiting: list[tuple[bytes, bytes]] = []
         self._waiting_bytes = 0
         self._count = 0
-        self._flying: deque[tuple[Group, Future[tuple[bytes, bytes]]]] = deque()
+        self._flying: deque[tuple[Group, Future[bytes]]] = deque()
         self._heads: list[bytes] = []
         self.groups: list[Group] = []
         os.ftruncate(file, 0)  # what a save left that failed in the middle and could not be undone
 
     def add(self, digest: bytes, data: memoryview) -> int:
         """Take a chunk in, as a copy; its number in this pack."""
-        if self._waiting_bytes + len(data) > GROUP_BYTES and self._waiting:
+        if self._waiting and (self._waiting_bytes + len(data) > GROUP_BYTES or self._ahead.begins_with(digest)):
             self._fly()
         self._waiting.append((digest, bytes(data)))
         self._waiting_bytes += len(data)
@@ -121,10 +133,12 @@ class PackDraft:
             if self._flying:
                 self._fly()
             else:
-                group, chunks = self._group()
-                self._land(group, encode_group(chunks, group.first, compressor()))
+                group, pieces = self._group()
+                ready = self._ahead.frame(group.hashes)
+                self._land(group, compress(pieces) if ready is None else ready.result())
         while self._flying:
             self._land_next()
+        self._ahead.drop()
         manifest = compressor().compress(encode_manifest(info, runs))
         end = encode_end(self._header, self._heads, manifest, self._offset)
         self._write()
@@ -138,6 +152,7 @@ class PackDraft:
 
     def undo(self) -> None:
         """Nothing of it is left."""
+        self._ahead.drop()
         for _, future in self._flying:
             future.cancel()
         try:
@@ -145,17 +160,15 @@ class PackDraft:
         finally:
             os.close(self._file)
 
-    def _group(self) -> tuple[Group, list[tuple[bytes, bytes]]]:
+    def _group(self) -> tuple[Group, list[bytes]]:
         chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
         hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
-        return Group(0, 0, self._count - len(chunks), hashes, lengths), chunks
+        return Group(0, 0, self._count - len(chunks), hashes, lengths), [data for _, data in chunks]
 
     def _fly(self) -> None:
         """Have what waits compressed by another thread; write what is ready."""
-        group, chunks = self._group()
-        self._flying.append(
-            (group, self._packer.threads.submit(lambda: encode_group(chunks, group.first, compressor())))
-        )
+        group, pieces = self._group()
+        self._flying.append((group, self._ahead.frame(group.hashes) or self._packer.threads.submit(compress, pieces)))
         while len(self._flying) > MOST_IN_FLIGHT or (self._flying and self._flying[0][1].done()):
             self._land_next()
 
@@ -163,9 +176,10 @@ class PackDraft:
         group, future = self._flying.popleft()
         self._land(group, future.result())
 
-    def _land(self, group: Group, encoded: tuple[bytes, bytes]) -> None:
-        head, frame = encoded
-        self.groups.append(replace(group, offset=self._offset + len(head), stored_bytes=len(frame)))
+    def _land(self, group: Group, frame: bytes) -> None:
+        sized = replace(group, stored_bytes=len(frame))
+        head = encode_group_head(sized)
+        self.groups.append(replace(sized, offset=self._offset + len(head)))
         self._heads.append(head)
         self._unwritten += (head, frame)
         self._offset += len(head) + len(frame)

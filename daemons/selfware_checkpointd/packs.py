@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +61,7 @@ _TRAILER = struct.Struct("<QIII")
 _CHECKSUM = struct.Struct("<I")
 TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
 _GROUP_HEAD_BYTES = 8 + _GROUP.size
+_own = threading.local()
 
 
 ReadAt = Callable[[int, int], bytes]
@@ -105,12 +107,15 @@ def encode_group(
 ) -> tuple[bytes, bytes]:
     """(head, zstd frame) of some (hash, data) chunks."""
     frame = compressor.compress(b"".join(data for _, data in chunks))
-    return encode_head(first, [digest for digest, _ in chunks], [len(data) for _, data in chunks], len(frame)), frame
+    hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
+    return encode_group_head(Group(0, len(frame), first, hashes, lengths)), frame
 
 
-def encode_head(first: int, hashes: Sequence[bytes], lengths: Sequence[int], stored_bytes: int) -> bytes:
-    """What stands before a group's frame."""
-    rest = _GROUP.pack(len(hashes), first, stored_bytes) + b"".join(map(_CHUNK.pack, hashes, lengths))
+def encode_group_head(group: Group) -> bytes:
+    """What stands before the group's frame; its offset is not said."""
+    rest = _GROUP.pack(len(group.hashes), group.first, group.stored_bytes) + b"".join(
+        map(_CHUNK.pack, group.hashes, group.lengths)
+    )
     return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest
 
 
@@ -186,7 +191,10 @@ def decompress(frame: bytes, size: int) -> bytes | None:
     try:
         if zstandard.frame_content_size(frame) != size:
             return None
-        return zstandard.ZstdDecompressor().decompress(frame, size)
+        if not hasattr(_own, "decompressor"):  # this thread's own; making one takes as long as 20 KiB
+            _own.decompressor = zstandard.ZstdDecompressor()
+        raw: bytes = _own.decompressor.decompress(frame, size)
+        return raw
     except zstandard.ZstdError:
         return None
 

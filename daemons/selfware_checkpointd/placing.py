@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 
 from blake3 import blake3
 
+from selfware_checkpointd.ahead import Chunk
 from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.errors import UnusableStateError
 from selfware_checkpointd.packing import PackDraft
@@ -16,17 +17,17 @@ from selfware_common.state.scanning import Found
 AT_ONCE = 64  # chunks
 
 
-def hashed(spans: Iterable[Span], fresh: Iterable[memoryview]) -> Iterator[Found]:
+def hashed(spans: Iterable[Span], fresh: Iterable[memoryview], early: Iterable[Chunk] = ()) -> Iterator[Found]:
     """What a client sent, a few chunks at a time, with our own hashes; UnusableStateError if they are not as many as it
-    says."""
-    coming = iter(fresh)
+    says. early: the last of them, which came before and have their hashes."""
+    coming = chain(((blake3(data).digest(), data) for data in fresh), early)
     for span in spans:
         if span.before >= 0:
             yield span, []
             continue
         came = 0
         while came < span.count:
-            found = [(blake3(data).digest(), data) for data in islice(coming, min(AT_ONCE, span.count - came))]
+            found = list(islice(coming, min(AT_ONCE, span.count - came)))
             if not found:
                 raise UnusableStateError(problem=f"{span.count} new chunks were announced, and {came} came")
             yield Span(-1, len(found)), found

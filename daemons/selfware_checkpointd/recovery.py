@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from selfware_checkpointd.errors import CheckpointCorruptError, JournalCorruptError
 from selfware_checkpointd.journal import Journal
-from selfware_checkpointd.manifest import CheckpointInfo
+from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.store import Store
 
@@ -34,8 +34,11 @@ class Recovery:
 
 
 def candidates(checkpoints: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
-    """In the order to try: the furthest event first, among equals the newest."""
-    return sorted(checkpoints, key=lambda info: (info.sequence, info.number), reverse=True)
+    """In the order to try: the furthest event first; among equals first one without the workspaces, which a recovery
+    does not need and which may be large; then the newest."""
+    return sorted(
+        checkpoints, key=lambda info: (info.sequence, info.level is not Level.SYSTEM, info.number), reverse=True
+    )
 
 
 def recover(session_id: str, store: Store, journal: Journal, checkpoint_id: str = "") -> Recovery:

@@ -48,7 +48,17 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     ) -> checkpoint_pb2.OpenSessionReply:
         opened = await self._memory.open_session(request.session_id, request.writer_id)
         self.changed.set()
-        return checkpoint_pb2.OpenSessionReply(epoch=opened.epoch, last_sequence=opened.last_sequence)
+        return checkpoint_pb2.OpenSessionReply(
+            epoch=opened.epoch,
+            last_sequence=opened.last_sequence,
+            last_end=checkpoint_pb2.LastEnd.ValueType(opened.last_end),
+        )
+
+    async def CloseSession(
+        self, request: checkpoint_pb2.CloseSessionRequest, context: Any
+    ) -> checkpoint_pb2.CloseSessionReply:
+        await self._memory.close_session(request.session_id, request.epoch)
+        return checkpoint_pb2.CloseSessionReply()
 
     async def ListSessions(
         self, request: checkpoint_pb2.ListSessionsRequest, context: Any
@@ -63,6 +73,8 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
                     created_unix_nanos=one.created_unix_nanos,
                     checkpoints=one.checkpoints,
                     journal_bytes=one.journal_bytes,
+                    writer_id=one.writer_id,
+                    opened_unix_nanos=one.opened_unix_nanos,
                 )
                 for one in summaries
             ]
@@ -126,10 +138,16 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
         return _info(info)
 
     async def Load(self, request: checkpoint_pb2.LoadRequest, context: Any) -> AsyncIterator[checkpoint_pb2.LoadReply]:
-        info, state = await self._memory.load(request.checkpoint_id)
-        yield checkpoint_pb2.LoadReply(info=_info(info))
-        for piece in _pieces(state):
-            yield checkpoint_pb2.LoadReply(data=piece)
+        """Verified as it goes, so that no state is in memory as a whole; what is damaged ends the stream."""
+        reading = self._memory.store.reading(request.checkpoint_id)
+        info, pieces = await asyncio.to_thread(reading.__enter__)
+        try:
+            yield checkpoint_pb2.LoadReply(info=_info(info))
+            while data := await asyncio.to_thread(next, pieces, None):
+                for start in range(0, len(data), PIECE_BYTES):
+                    yield checkpoint_pb2.LoadReply(data=bytes(data[start : start + PIECE_BYTES]))
+        finally:
+            await asyncio.to_thread(reading.__exit__, None, None, None)
 
     async def List(self, request: checkpoint_pb2.ListRequest, context: Any) -> checkpoint_pb2.ListReply:
         found = self._memory.store.checkpoints(request.session_id)

@@ -8,7 +8,8 @@ record lies in ``<session>/writer``, two equal copies of 512 bytes so that one f
      10   2  writer id length
      12   8  epoch
      20   8  created          nanoseconds since 1970
-     28      writer id (UTF-8, cut at 256 bytes), zeros up to byte 507
+     28      writer id (UTF-8, cut at 256 bytes), zeros up to byte 507; it ends with " (stopped)" once its writer has
+             stopped as it should
     508   4  CRC-32           of bytes 0..507
 
 Numbers are little-endian. Owns the directories below ``sessions/`` and that file. Never reads the journal.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -36,6 +37,8 @@ MAGIC = b"SFWWRIT\n"
 VERSION = 1
 COPY_BYTES = 512
 MAX_WRITER_BYTES = 256
+CLOSED = " (stopped)"
+"""What a writer's id ends with after it has stopped as it should."""
 _HEAD = struct.Struct("<8sHHQQ")
 _CHECKSUM = struct.Struct("<I")
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -49,6 +52,11 @@ class Session:
     epoch: int
     created_unix_nanos: int
     writer_id: str
+
+    @property
+    def is_closed(self) -> bool:
+        """Did its writer stop as it should?"""
+        return self.writer_id.endswith(CLOSED)
 
 
 def valid_session_id(session_id: str) -> str:
@@ -79,6 +87,10 @@ def decode_session(session_id: str, data: bytes) -> Session | None:
     return None
 
 
+def _cut(text: str, most_bytes: int) -> str:
+    return text.encode()[:most_bytes].decode(errors="ignore")
+
+
 class Sessions:
     """All sessions below one directory."""
 
@@ -105,12 +117,33 @@ class Sessions:
         self._known[session_id] = session
         return session
 
+    def close(self, session_id: str, epoch: int) -> None:
+        """The present writer stops as it should. Durable on return."""
+        self.check(session_id, epoch)
+        known = self.get(session_id)
+        if known.is_closed:
+            return
+        session = replace(known, writer_id=_cut(known.writer_id, MAX_WRITER_BYTES - len(CLOSED)) + CLOSED)
+        path = self._path(session_id)
+        try:
+            write_durably(path, [encode_session(session)])
+        except OSError as error:
+            raise disk_error(error, f"the writer of session {session_id}", path.parent) from error
+        self._known[session_id] = session
+
     def get(self, session_id: str) -> Session:
         """The session as it is now."""
         known = self._known.get(valid_session_id(session_id))
         if known is None:
             known = self._known[session_id] = self._read(session_id)
         return known
+
+    def opened_unix_nanos(self, session_id: str) -> int:
+        """When the present writer became it; 0 if that cannot be told."""
+        try:
+            return self._path(valid_session_id(session_id)).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def check(self, session_id: str, epoch: int) -> None:
         """Refuse a writer that is not the present one."""

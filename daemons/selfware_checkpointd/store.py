@@ -14,12 +14,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from blake3 import blake3
 
+from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.assembling import Assembler
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
@@ -34,9 +37,10 @@ from selfware_checkpointd.errors import (
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory
+from selfware_checkpointd.filling import Filling, compared
 from selfware_checkpointd.healing import Healer
 from selfware_checkpointd.hot import Hot, is_right
-from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
+from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, number_of
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.packs import unpack_frame
@@ -45,7 +49,7 @@ from selfware_checkpointd.scrub import Scrub
 from selfware_checkpointd.tiers import Tiers
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import Span, compare, root_of, same_in_memory
+from selfware_common.state.comparing import Span, root_of
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
 COMPRESSION_LEVEL = 6  # [checkpoint] compression_level, unless set
@@ -93,6 +97,7 @@ class Store:
         self._lock = threading.RLock()
         self._newest = Newest()
         self._hot = Hot()
+        self._filler = ThreadPoolExecutor(1, "fill")
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
@@ -139,16 +144,21 @@ class Store:
         kind = (subject.session_id, subject.level)
         with self._lock:
             number, base = self._base_of(*kind)
-            room = self._hot.room(size)
+            room = self._hot.room(size, kind)
             if room is None:
                 found = scan(self._chunker, Window(size, read), base.cut)
                 return self._save(subject, base, found, None, before_commit)
+            before = self._hot.get(kind, number)
+            ahead = self._packer.ahead()
+            filling = Filling(room, size, read, self._filler)
             try:
-                window = Window(size, read, memoryview(room)[:size])
-                before = self._hot.get(kind, number)
-                found = scan(self._chunker, window, base.cut) if before is None else self._compare(before, window, base)
-                info = self._save(subject, base, found, None, before_commit)
+                if before is None:
+                    found = scan(self._chunker, Window(size, read, filling.state), base.cut)
+                else:
+                    found = compared(self._chunker, before, base.cut, filling, ahead)
+                info = self._save(subject, base, found, None, before_commit, ahead)
             except BaseException:
+                filling.close()
                 self._hot.give_back(room)
                 raise
             self._hot.put(kind, info.number, room, size)
@@ -162,27 +172,39 @@ class Store:
         fresh: Iterable[memoryview],
         root: bytes,
         before_commit: Check | None = None,
+        ahead: Ahead | None = None,
     ) -> CheckpointInfo:
         """The same for a client that kept the state before: only what is new comes. Durable on return.
 
         base_id: the checkpoint that the spans speak of, "" for none. Raises UnknownBaseError if that is gone or
-        damaged: send everything then. Raises UnusableStateError if the whole does not have this root.
+        damaged: send everything then. Raises UnusableStateError if the whole does not have this root. ahead: what is
+        new beyond ``fresh``, and is being compressed already.
         """
         with self._lock:
             base = self._named_base(base_id, subject.session_id)
             known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
-            return known or self._save(subject, base, hashed(spans, fresh), root, before_commit)
+            if known is not None:
+                return known
+            found = hashed(spans, fresh, ahead.chunks if ahead is not None else ())
+            return self._save(subject, base, found, root, before_commit, ahead)
+
+    def ahead(self) -> Ahead:
+        """To compress chunks of a save that begins soon."""
+        return self._packer.ahead()
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
         with self.reading(prefix) as (info, pieces):
-            state = b"".join(pieces)
+            whole = BytesIO()  # piece by piece: one join would hold every other thread up while it copies
+            for piece in pieces:
+                whole.write(piece)
+            state = whole.getvalue()
         with self._lock:
             self._hot.keep((info.session_id, info.level), info.number, state)
         return info, state
 
     @contextmanager
-    def reading(self, prefix: str, at_rest: bool = False) -> Iterator[tuple[CheckpointInfo, Iterable[memoryview]]]:
+    def reading(self, prefix: str, at_rest: bool = False) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
         """The same in verified pieces, without holding anybody up: only deleting waits until we are done. ``at_rest``:
         from the disk, also if the state is in memory.
 
@@ -194,7 +216,7 @@ class Store:
             chunks = self._newest.get(info.number) if hot is not None else None
         try:
             if hot is not None and chunks is not None and is_right(hot, chunks.cut):
-                yield info, [hot[at : at + PIECE_BYTES] for at in range(0, len(hot), PIECE_BYTES)]
+                yield info, (hot[at : at + PIECE_BYTES] for at in range(0, len(hot), PIECE_BYTES))
                 return
         finally:
             if hot is not None:
@@ -213,41 +235,41 @@ class Store:
     def find(self, prefix: str) -> CheckpointInfo:
         """The checkpoint with this id or the only one whose id begins like this."""
         with self._lock:
-            matching = [n for n, p in self._catalog.packs.items() if p.is_live and checkpoint_id(n).startswith(prefix)]
-            exact = [number for number in matching if checkpoint_id(number) == prefix]
-            if not matching:
-                raise CheckpointNotFoundError(checkpoint_id=prefix)
-            if len(matching) > 1 and not exact:
-                raise CheckpointAmbiguousError(checkpoint_id=prefix, count=len(matching))
-            (number,) = exact or matching
+            number = number_of(prefix)
+            if number is None or number not in self._catalog.packs or not self._catalog.packs[number].is_live:
+                packs = self._catalog.packs.items()
+                matching = [n for n, pack in packs if pack.is_live and checkpoint_id(n).startswith(prefix)]
+                if not matching:
+                    raise CheckpointNotFoundError(checkpoint_id=prefix)
+                if len(matching) > 1:
+                    raise CheckpointAmbiguousError(checkpoint_id=prefix, count=len(matching))
+                (number,) = matching
             pack = self._catalog.packs[number]
             if pack.info is None:
                 raise CheckpointCorruptError(checkpoint_id=checkpoint_id(number), problem=pack.problem)
             return pack.info
 
     def checkpoints(self, session_id: str = "") -> list[CheckpointInfo]:
-        """Readable checkpoints, newest first; of every session if none is named."""
-        with self._lock:
-            infos = [pack.info for pack in self._catalog.packs.values() if pack.info is not None]
+        """Readable checkpoints, newest first; of every session if none is named. Waits for nobody, so the event loop
+        may ask; nor do ``latest`` and ``unreadable``."""
+        infos = [pack.info for _, pack in self._catalog.all() if pack.info is not None]
         chosen = [info for info in infos if session_id in ("", info.session_id)]
         return sorted(chosen, key=lambda info: info.number, reverse=True)
 
     def latest(self, session_id: str) -> CheckpointInfo:
         """The newest readable one; its chunks are not checked here."""
-        with self._lock:
-            info = self._catalog.latest(session_id)
+        info = self._catalog.latest(session_id)
         if info is None:
             raise CheckpointNotFoundError(checkpoint_id=f"of session {session_id}")
         return info
 
     def unreadable(self, session_id: str = "") -> list[Verdict]:
         """Checkpoints whose own record is damaged, newest first; one of unknown session counts for every session."""
-        with self._lock:
-            return [
-                Verdict(checkpoint_id(number), False, f"Checkpoint {checkpoint_id(number)} is damaged: {pack.problem}.")
-                for number, pack in sorted(self._catalog.packs.items(), reverse=True)
-                if pack.is_live and pack.info is None and (not session_id or pack.session_id in ("", session_id))
-            ]
+        return [
+            Verdict(checkpoint_id(number), False, f"Checkpoint {checkpoint_id(number)} is damaged: {pack.problem}.")
+            for number, pack in sorted(self._catalog.all(), reverse=True)
+            if pack.is_live and pack.info is None and (not session_id or pack.session_id in ("", session_id))
+        ]
 
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""
@@ -290,16 +312,23 @@ class Store:
     def close(self) -> None:
         """Everything acknowledged is durable already."""
         self._packer.close()
+        self._filler.shutdown()
         self._assembler.close()
 
     def _save(
-        self, subject: Subject, base: ChunkList, found: Iterable[Found], root: bytes | None, check: Check | None
+        self,
+        subject: Subject,
+        base: ChunkList,
+        found: Iterable[Found],
+        root: bytes | None,
+        check: Check | None,
+        ahead: Ahead | None = None,
     ) -> CheckpointInfo:
         """Find a place for every chunk, write those that have none. root: what the client says it is."""
         number = self._catalog.next_number()
         path = self._catalog.path_of(number)
         try:
-            pack = self._packer.begin(number, subject.session_id)
+            pack = self._packer.begin(number, subject.session_id, ahead)
             try:
                 chunks = placed(base, found, self._catalog.places, number, pack)
                 own_root = root_of(chunks.cut.digests)
@@ -325,15 +354,6 @@ class Store:
         self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
-
-    def _compare(self, before: bytearray, window: Window, base: ChunkList) -> Iterator[Found]:
-        state = window.rest()
-        cut, spans = compare(self._chunker, state, base.cut, same_in_memory(before, state, base.cut))
-        at = 0
-        for span in spans:
-            new = range(at, at + span.count) if span.before < 0 else range(0)
-            yield span, [(cut.digests[n], state[cut.starts[n] : cut.starts[n + 1]]) for n in new]
-            at += span.count
 
     def _other_copy(self, digest: bytes) -> bytes | None:
         """A damaged chunk as a later save stored it again."""

@@ -15,11 +15,14 @@ from selfware_common.health import Check, room
 from selfware_common.rpc import oversight_pb2_grpc
 from selfware_common.rpcserver import Register
 from selfware_oversightd import approvals
+from selfware_oversightd.captures import Captures
 from selfware_oversightd.config import asking_of, longest_action_seconds, rules_of
 from selfware_oversightd.desk import Desk
 from selfware_oversightd.effects import RETRY_SECONDS, Effects
+from selfware_oversightd.keepers import Keepers
 from selfware_oversightd.ledger import Ledger
 from selfware_oversightd.records import Approval, State
+from selfware_oversightd.restores import Restores
 from selfware_oversightd.service import SERVICE_NAME, OversightService
 from selfware_oversightd.tools import Tools
 
@@ -47,14 +50,21 @@ class Oversightd(Daemon):
         self._tools.longest_seconds = longest_action_seconds(self.settings)
         self._effects = Effects(self._ledger, self._tools, asking_of(self.settings))
         self._desk = Desk(self._ledger, self._effects, self.paths)
+        keepers = Keepers(self._tools, self.paths)
+        self._captures = Captures(
+            self._ledger, self._effects, keepers, self.paths, lambda: self.settings.resources.quotas.max_checkpoint_size
+        )
+        self._restores = Restores(self._ledger, self._effects, keepers, self.paths, self._captures.turn)
         self._rules = rules_of(self.settings)
         self._effects.recover()
-        self._api = _operator_api()(self._ledger, self._desk, self.report)
+        self._api = _operator_api()(self._ledger, self._desk, self._restores, self.report)
         await self._api.start(self.paths.socket_of(self.name, "operator.sock"))
         self._farewell = asyncio.get_running_loop().create_task(self._hang_up_on_stop())
 
     async def close(self) -> None:
         self._farewell.cancel()
+        await self._restores.close()
+        await self._captures.close()
         await self._api.stop()
         await self._effects.close()
         self._tools.close()
@@ -66,7 +76,7 @@ class Oversightd(Daemon):
         self._tools.longest_seconds = longest_action_seconds(self.settings)
 
     def services(self) -> tuple[list[str], list[Register]]:
-        service = OversightService(self._ledger, self._effects, self._desk, lambda: self._rules)
+        service = OversightService(self._ledger, self._effects, self._desk, self._captures, lambda: self._rules)
         return [SERVICE_NAME], [
             lambda server: oversight_pb2_grpc.add_OversightServicer_to_server(service, server)  # type: ignore[no-untyped-call,unused-ignore]
         ]

@@ -1,6 +1,7 @@
 """Questions to people: asked once, answered once, good for one run of exactly the bytes that were shown.
 
     pending -> approved -> used          pending -> rejected          pending -> expired
+    pending, approved -> withdrawn (what it was about is no more)
 
 An answer is checked against the clock and the digest in the transaction that records it, and an approval becomes
 "used" in the transaction that records the intent, so no crash and no repeat gives it twice. All functions work in the
@@ -95,6 +96,15 @@ def reject(connection: sqlite3.Connection, approval: Approval, reason: str, now:
 def expire(connection: sqlite3.Connection, approval: Approval, now: int) -> None:
     """Nobody answered in time."""
     _decide(connection, approval, Answer.EXPIRED, now, Peer(pid=-1, uid=-1, gid=-1), "")
+
+
+def withdraw(connection: sqlite3.Connection, number: int, now: int, peer: Peer, note: str) -> None:
+    """What was asked about will not be done, whatever the answer is or was."""
+    connection.execute(
+        "UPDATE approvals SET state = 'withdrawn', decided_unix_nanos = ?, decided_by_uid = ?, decided_by_pid = ?,"
+        " note = ? WHERE number = ? AND state IN ('pending', 'approved')",
+        (now, peer.uid, peer.pid, note, number),
+    )
 
 
 def use(connection: sqlite3.Connection, number: int, effect_id: str, digest: str) -> bool:

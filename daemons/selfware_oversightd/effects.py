@@ -13,30 +13,27 @@ Owns the tasks that wait for tools. Never decides what is allowed (policy) and n
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from selfware_common import catalog, log
 from selfware_common.errors import SelfwareError
 from selfware_oversightd import approvals
 from selfware_oversightd.canonical import Proposal
 from selfware_oversightd.config import Asking
 from selfware_oversightd.errors import StoppingError
+from selfware_oversightd.holding import Holds
 from selfware_oversightd.ledger import Ledger
 from selfware_oversightd.policy import Decision, Verdict
 from selfware_oversightd.records import ENDED, Answer, EffectRecord, Outcome, State
+from selfware_oversightd.telling import about, about_end, log_end, log_question, new_record
 from selfware_oversightd.tools import Tools
 from selfware_oversightd.watchers import Watchers
 from selfware_tool.errors import EffectChangedError
 
 RETRY_SECONDS = 2.0  # after a full disk or a runner that could not be started
 FORGET_EVERY = 500
-
-
-LOG = logging.getLogger("selfware-oversightd")
 
 
 class Effects:
@@ -46,6 +43,8 @@ class Effects:
         """`clock` gives Unix nanoseconds."""
         self.asking = asking
         self.watchers = Watchers()
+        self.holds = Holds()
+        self.holds.released = self.begin_held
         self.running: dict[str, EffectRecord] = {}
         self.trouble: dict[str, SelfwareError] = {}
         self.ended = {state: ledger.ended_count(state) for state in ENDED}
@@ -100,16 +99,17 @@ class Effects:
         self.begin_held()
 
     def begin_held(self) -> None:
-        """Begin everything that may; nothing while paused. What fails is tried again later."""
+        """Begin everything that may: nothing while paused, nothing where a workspace stands still. What fails is tried
+        again later."""
         for record in self._ledger.not_ended():
             if record.state is State.HELD:
                 self.begin(record)
 
     def begin(self, record: EffectRecord) -> None:
-        """Make the intent durable, using up the approval, and start the tool; unless paused. Never raises a
+        """Make the intent durable, using up the approval, and start the tool; unless paused or held. Never raises a
         SelfwareError: trouble is kept, shown to who watches, and tried again."""
         try:
-            if not self._ledger.control().paused:
+            if self._may_begin(record):
                 self._intend(record)
         except SelfwareError as error:
             self._keep_trouble(record.effect_id, error)
@@ -140,15 +140,7 @@ class Effects:
     def end_in_transaction(self, record: EffectRecord, outcome: Outcome, now: int) -> None:
         """The end and its audit row; `count_end` follows once it is durable."""
         self._ledger.end(record.effect_id, outcome, now)
-        self._ledger.note(
-            now,
-            "ended",
-            effect_id=record.effect_id,
-            state=outcome.state,
-            sentence=outcome.sentence,
-            exit_status=outcome.exit_status,
-            output_bytes=outcome.output_bytes,
-        )
+        self._ledger.note(now, "ended", **about_end(record, outcome))
 
     def count_end(self, effect_id: str, state: State) -> None:
         """It ended: count it, clear up, tell everybody."""
@@ -158,16 +150,13 @@ class Effects:
         self._retry_at.pop(effect_id, None)
         self.watchers.tell(effect_id)
         if (record := self._ledger.effect(effect_id)) is not None:
-            about = {"effect_id": effect_id, "task_id": record.task_id, "session_id": record.session_id}
-            extra = log.event(catalog.OUTCOME_UNKNOWN, **about) if state is State.UNKNOWN else log.fields(**about)
-            level = logging.WARNING if state is State.UNKNOWN else logging.INFO
-            LOG.log(level, "%s: %s", record.summary, record.sentence, extra=extra)
+            log_end(record)
 
     # Helpers, in call order.
 
     def _decide(self, proposal: Proposal, real_workspace: str, decision: Decision) -> None:
         now = self._clock()
-        record = _new_record(proposal, real_workspace, decision.rule, now)
+        record = new_record(proposal, real_workspace, decision.rule, now)
         verdict, outcome = decision.verdict, None
         if verdict is Verdict.FORBID:
             outcome = Outcome(State.REFUSED, f"refused: {decision.rule}")
@@ -181,8 +170,8 @@ class Effects:
             if outcome is None and verdict is Verdict.ASK:
                 record = self._ask(record, now)
             self._ledger.add_effect(record)
-            self._ledger.note(now, "proposed", verdict=verdict.value, **_about(record))
-            begins = outcome is None and verdict is Verdict.ALLOW and not self._ledger.control().paused
+            self._ledger.note(now, "proposed", verdict=verdict.value, **about(record))
+            begins = outcome is None and verdict is Verdict.ALLOW and self._may_begin(record)
             if begins and self._tools.sandbox.available:
                 self._ledger.intend(record.effect_id, now)
                 record = replace(record, state=State.INTENT, intent_unix_nanos=now)
@@ -201,9 +190,7 @@ class Effects:
             self._ledger.connection, record.effect_id, record.digest, now, self.asking.timeout_seconds
         )
         self._ledger.note(now, "asked", approval_id=question.approval_id, effect_id=record.effect_id)
-        about = {"approval_id": question.approval_id, "task_id": record.task_id, "effect_id": record.effect_id}
-        extra = log.event(catalog.APPROVAL_NEEDED, **about)
-        LOG.warning("%s waits for a person: %s", question.approval_id, record.summary, extra=extra)
+        log_question(record, question.approval_id)
         return replace(record, state=State.WAITING, approval=question.number)
 
     def _take_up(self, record: EffectRecord) -> None:
@@ -224,6 +211,9 @@ class Effects:
         with self._ledger.transaction():
             self._ledger.ask(record.effect_id, self._ask(record, now).approval)
         self.watchers.tell(record.effect_id)
+
+    def _may_begin(self, record: EffectRecord) -> bool:
+        return not self._ledger.control().paused and not self.holds.covers(record.workspace)
 
     def _intend(self, record: EffectRecord) -> None:
         self._tools.require_sandbox()
@@ -300,33 +290,3 @@ class Effects:
         if self.asking.reject_on_timeout:
             self.count_end(effect_id, State.REFUSED)
         self.watchers.tell(effect_id)
-
-
-def _about(record: EffectRecord) -> dict[str, str]:
-    return {
-        "effect_id": record.effect_id,
-        "task_id": record.task_id,
-        "session_id": record.session_id,
-        "digest": record.digest,
-        "class": record.approval_class,
-        "summary": record.summary,
-        "rule": record.rule,
-    }
-
-
-def _new_record(proposal: Proposal, workspace: str, rule: str, now: int) -> EffectRecord:
-    return EffectRecord(
-        effect_id=proposal.effect_id,
-        digest=proposal.digest,
-        state=State.HELD,
-        kind=proposal.kind,
-        approval_class=proposal.approval_class,
-        summary=proposal.summary,
-        canonical=proposal.canonical,
-        workspace=workspace,
-        session_id=proposal.session_id,
-        task_id=proposal.task_id,
-        reason=proposal.reason,
-        rule=rule,
-        created_unix_nanos=now,
-    )

@@ -124,3 +124,42 @@ class StoppingError(SelfwareError):
     status = grpc.StatusCode.UNAVAILABLE
     exit_code = 75  # EX_TEMPFAIL
     hint = "Call again with the same effect id: nothing is lost and nothing runs twice."
+
+
+class WorkspaceBusyError(SelfwareError):
+    """{workspace} cannot be saved as it was in that state: {reason}."""
+
+    status = grpc.StatusCode.ABORTED
+    exit_code = 75
+    hint = "Save the state again once the action has ended, and ask again."
+
+
+class WorkspaceUnknownError(SelfwareError):
+    """{workspace} is not the workspace of a registered goal."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 4
+    hint = "Only the operator registers goals: docs/operator-api.md."
+
+
+class NotStateError(SelfwareError):
+    """{checkpoint_id} is not a state of session {session_id} that files can be saved with: {problem}."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 65
+
+
+class NotPausedError(SelfwareError):
+    """{checkpoint_id} cannot be restored now: {reason}."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 4
+    hint = "Run 'selfwarectl pause', wait until 'selfwarectl status' shows no action running, and try again."
+
+
+class ForeignTreeError(SelfwareError):
+    """{checkpoint_id} is not restored: its files for {workspace} were not saved by selfware-oversightd."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+    exit_code = 4
+    hint = "Nothing was changed. It was made up, or is older than what is remembered: choose another."

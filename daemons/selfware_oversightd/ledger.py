@@ -18,12 +18,14 @@ from typing import Any
 
 from selfware_common.errors import DiskFullError, SelfwareError
 from selfware_common.events import decode, encode
-from selfware_oversightd import approvals, audit
+from selfware_oversightd import approvals, audit, trees
 from selfware_oversightd.errors import LedgerDamagedError, LedgerFailedError, LedgerVersionError
 from selfware_oversightd.policy import Goal
 from selfware_oversightd.records import Control, EffectRecord, Outcome, State
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UPGRADES = {1: trees.SCHEMA}
+"""What makes a ledger of an older version one of the next."""
 FULL_RECORDS = 2000  # the newest effects keep their output and canonical text
 
 SCHEMA = """
@@ -185,10 +187,16 @@ class Ledger:
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             script = (
-                f"BEGIN; {SCHEMA} {approvals.SCHEMA} {audit.SCHEMA} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
+                f"BEGIN; {SCHEMA} {approvals.SCHEMA} {audit.SCHEMA} {trees.SCHEMA}"
+                f" PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
             )
             self.connection.executescript(script)
-        elif version != FORMAT_VERSION:
+            return
+        while version in UPGRADES:
+            script = f"BEGIN; {UPGRADES[version]} PRAGMA user_version = {version + 1}; COMMIT;"
+            self.connection.executescript(script)
+            version += 1
+        if version != FORMAT_VERSION:
             raise LedgerVersionError(path=self.path, version=version, known=FORMAT_VERSION)
 
     @contextmanager

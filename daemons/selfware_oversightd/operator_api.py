@@ -25,6 +25,7 @@ from selfware_oversightd.errors import InvalidRequestError
 from selfware_oversightd.ledger import Ledger
 from selfware_oversightd.policy import Goal
 from selfware_oversightd.records import Approval, EffectRecord
+from selfware_oversightd.restores import Restores
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_LISTED = 1000
@@ -38,6 +39,8 @@ _HTTP_STATUS: dict[grpc.StatusCode, tuple[int, str]] = {
     grpc.StatusCode.ALREADY_EXISTS: (409, "conflict"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (507, "disk_full"),
     grpc.StatusCode.UNAVAILABLE: (503, "unavailable"),
+    grpc.StatusCode.PERMISSION_DENIED: (403, "refused"),
+    grpc.StatusCode.DATA_LOSS: (500, "damaged"),
 }
 _KINDS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
@@ -45,10 +48,11 @@ _KINDS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 class OperatorApi:
     """Owns the listening socket of the operator."""
 
-    def __init__(self, ledger: Ledger, desk: Desk, report: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, ledger: Ledger, desk: Desk, restores: Restores, report: Callable[[], dict[str, Any]]) -> None:
         """`report` says how the daemon is; see __main__."""
         self._ledger = ledger
         self._desk = desk
+        self._restores = restores
         self._report = report
         self._runner: web.AppRunner | None = None
 
@@ -87,6 +91,7 @@ class OperatorApi:
             web.post("/goals", self._register_goal),
             web.post("/pause", self._pause),
             web.post("/resume", self._resume),
+            web.post("/checkpoints/{id}/restore", self._restore),
             web.get("/audit", self._audit),
             web.get("/audit/verify", self._verify),
         ]
@@ -166,6 +171,15 @@ class OperatorApi:
         await _body(request)
         control = self._desk.resume(_peer(request))
         return _json({"paused": control.paused, "reason": control.reason})
+
+    async def _restore(self, request: web.Request) -> web.Response:
+        body = await _body(request, dry_run=bool, into=dict)
+        into = body.get("into", {})
+        if not all(isinstance(directory, str) for directory in into.values()):
+            raise InvalidRequestError(problem="'into' must map workspaces to directories")
+        dry_run = body.get("dry_run", False)
+        done = await self._restores.restore(request.match_info["id"], into, _peer(request), dry_run=dry_run)
+        return _json(done.shown())
 
     async def _audit(self, request: web.Request) -> web.Response:
         text = request.query.get("limit", "100")

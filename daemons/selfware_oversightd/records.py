@@ -71,6 +71,7 @@ class Answer(enum.StrEnum):
     USED = "used"  # approved, and the one run it was good for has begun
     REJECTED = "rejected"
     EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"  # by a restore to before it was asked
 
 
 @dataclass(frozen=True)

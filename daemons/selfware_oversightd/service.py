@@ -9,6 +9,7 @@ from typing import Any
 
 from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc
 from selfware_oversightd.canonical import Proposal, read_proposal
+from selfware_oversightd.captures import Captures, Wish
 from selfware_oversightd.desk import Desk
 from selfware_oversightd.effects import Effects
 from selfware_oversightd.ledger import Ledger
@@ -30,11 +31,14 @@ _STATES = {
 class OversightService(oversight_pb2_grpc.OversightServicer):
     """selfware.oversight.v1.Oversight."""
 
-    def __init__(self, ledger: Ledger, effects: Effects, desk: Desk, rules: Callable[[], Rules]) -> None:
+    def __init__(
+        self, ledger: Ledger, effects: Effects, desk: Desk, captures: Captures, rules: Callable[[], Rules]
+    ) -> None:
         """`rules` gives the operator's lists as they are now."""
         self._ledger = ledger
         self._effects = effects
         self._desk = desk
+        self._captures = captures
         self._rules = rules
 
     async def Perform(
@@ -53,6 +57,24 @@ class OversightService(oversight_pb2_grpc.OversightServicer):
         async with aclosing(self._desk.watch_control()) as controls:
             async for control in controls:
                 yield oversight_pb2.Control(paused=control.paused, reason=control.reason)
+
+    async def Capture(self, request: oversight_pb2.CaptureRequest, context: Any) -> oversight_pb2.CaptureReply:
+        wish = Wish(
+            session_id=request.session_id,
+            epoch=request.epoch,
+            checkpoint_id=request.checkpoint_id,
+            workspaces=tuple(request.workspaces),
+            open_effects=tuple(request.open_effects),
+            label=request.label,
+        )
+        captured = await self._captures.capture(wish)
+        saved = captured.checkpoint
+        return oversight_pb2.CaptureReply(
+            checkpoint_id=saved.checkpoint_id,
+            state_bytes=saved.state_bytes,
+            stored_bytes=saved.stored_bytes,
+            notes=captured.notes,
+        )
 
     def _judge(self, proposal: Proposal, real_workspace: str) -> Decision:
         return decide(proposal, real_workspace, self._ledger.goal(proposal.task_id), self._rules())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,10 @@ class Tools:
         if self._units is not None:
             with suppress(OSError):
                 self._units.prepare_ahead()
+
+    def keeper(self) -> socket.socket | None:
+        """A connection to a tool unit that takes a keeper's message; None where there are no units. OSError."""
+        return self._units.connection() if self._units is not None else None
 
     def close(self) -> None:
         """Let go of what waits; what runs goes on."""

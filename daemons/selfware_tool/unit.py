@@ -1,5 +1,7 @@
 """The main program of a tool unit (selfware-tool@.service): waits for one request on its connection, runs it, ends.
 
+What is asked for is an action, or that a workspace be saved or put back (``keeper``).
+
 Standard input is the connection that oversightd opened ahead of need, so Python and its imports are paid for before an
 action comes. The request arrives with the effect's lock as a descriptor: from then on we are its runner, whatever
 becomes of oversightd. The sandbox, too, is made while we wait. A connection that closes without a request was not
@@ -42,10 +44,15 @@ def main() -> int:
     if not _is_asked(connection):
         _rehearse()
     sandbox = Sandbox()
-    received = _receive(connection)
+    received = receive(connection)
     if received is None:
         return 0
     message, lock_fd = received
+    if "tree" in message:
+        from .keeper import keep
+
+        keep(connection, message, lock_fd)
+        os._exit(0)
     directory = str(message["directory"])
     request = unseal_request(str(message["request"]).encode(), "the request")
     log = journal.Journal("selfware-tool", {"effect_id": request.effect_id, **message["labels"]})
@@ -83,7 +90,7 @@ def _rehearse() -> None:
     gc.freeze()
 
 
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
+def receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
     """Length (u32, little-endian) with the lock's descriptor beside it, then so many bytes of JSON."""
     data, fds, _flags, _address = socket.recv_fds(connection, HEADER.size, 1)
     if not fds:

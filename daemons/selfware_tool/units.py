@@ -68,6 +68,10 @@ class Units:
             self._send(lock_fd, paths.directory, request, labels)
             return True
 
+    def connection(self) -> socket.socket:
+        """A unit for something else than an action (``keeper``), the caller's to close; OSError if there is none."""
+        return self._take()
+
     def close(self) -> None:
         """Units that wait for an action end; those that run one do not notice."""
         for connection in self._waiting:

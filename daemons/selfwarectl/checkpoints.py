@@ -1,4 +1,4 @@
-"""`checkpoints` and `recover`: what is remembered, whether it is intact, and what a recovery would use."""
+"""`checkpoints`: what is remembered, whether it is intact, what happened between two of them, and one more now."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfwarectl import output, reach
-from selfwarectl.tasks import newest_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
+    from selfware_common.rpc import agent_pb2, checkpoint_pb2, checkpoint_pb2_grpc
 
 LONG_SECONDS = 600.0
+SHOWN_CHARS = 2000
 
 
 @click.group()
@@ -34,7 +34,7 @@ def ls(session: str) -> None:
       selfwarectl checkpoints ls
       selfwarectl checkpoints ls --session main --json
     """
-    found = _list(session)
+    found = list_all(session)
     if output.wants_json():
         output.emit({"checkpoints": [output.plain(one) for one in found]})
         return
@@ -67,10 +67,11 @@ def show(checkpoint_id: str) -> int:
       selfwarectl checkpoints show ckpt-00000042
       selfwarectl checkpoints show 42
     """
-    one = _find(checkpoint_id)
+    one = find(checkpoint_id)
     verdict = _verify(one.checkpoint_id)[0]
+    writing = _being_written(one) if verdict.intact else {}
     if output.wants_json():
-        output.emit({**output.plain(one), "intact": verdict.intact, "problem": verdict.problem})
+        output.emit({**output.plain(one), "intact": verdict.intact, "problem": verdict.problem, "streams": writing})
     else:
         output.pairs(
             {
@@ -89,6 +90,9 @@ def show(checkpoint_id: str) -> int:
                 else f"{'not known now' if verdict.unknown else 'no'}: {verdict.problem}",
             }
         )
+        for request, stream in writing.items():
+            output.say(f"the model was writing the answer to {request}, {stream['tokens']} tokens so far:")
+            output.block(stream["text"][-SHOWN_CHARS:])
     return 0 if verdict.intact else 1
 
 
@@ -104,7 +108,7 @@ def verify(checkpoint_id: str) -> int:
       selfwarectl checkpoints verify
       selfwarectl checkpoints verify ckpt-00000042 --json
     """
-    verdicts = _verify(_find(checkpoint_id).checkpoint_id if checkpoint_id else "")
+    verdicts = _verify(find(checkpoint_id).checkpoint_id if checkpoint_id else "")
     unknown = [one for one in verdicts if one.unknown]
     damaged = [one for one in verdicts if not one.intact and not one.unknown]
     if output.wants_json():
@@ -134,7 +138,7 @@ def tidy() -> None:
     """
     from selfware_common.rpc import checkpoint_pb2
 
-    with _checkpointd() as stub:
+    with calling() as stub:
         sentence = stub.Maintain(checkpoint_pb2.MaintainRequest(), timeout=LONG_SECONDS).sentence
     if output.wants_json():
         output.emit({"sentence": sentence})
@@ -142,98 +146,118 @@ def tidy() -> None:
         output.say(sentence)
 
 
-@click.command()
-@click.option("--checkpoint", "checkpoint_id", default="", metavar="ID", help="From this one instead of the newest.")
-@click.option("--session", default="", help="Of this session instead of the newest.")
+@checkpoints.command("now")
+@click.option("--level", type=click.Choice(["session", "system"]), default="system", help="system: with the files.")
+@click.option("--label", default="", help="Shown in the list.")
 @output.json_option
-def recover(checkpoint_id: str, session: str) -> int:
-    """Show what a recovery would use: which checkpoint, which events after it, what it would pass over.
+def now(level: str, label: str) -> None:
+    """Make a checkpoint now, whatever the schedule says: what the agent knows and the files it works on.
 
-    Changes nothing: the agent recovers by itself whenever it starts. Exit status 1 when there is nothing to recover.
+    The files are saved between two actions; one that runs is waited for, up to a minute.
 
     \b
     Examples:
-      selfwarectl recover
-      selfwarectl recover --checkpoint ckpt-00000042 --json
+      selfwarectl checkpoints now --label "before the big refactoring"
+      selfwarectl checkpoints now --level session
     """
-    if checkpoint_id:
-        chosen = _find(checkpoint_id)
-        checkpoint_id, session = chosen.checkpoint_id, session or chosen.session_id
-    session = session or newest_session()
-    if not session:
-        raise reach.FailedError(reason="There is no session yet: nothing to recover.")
-    plan = _dry_recovery(session, checkpoint_id)
+    from selfware_common.rpc import agent_pb2
+
+    wanted = agent_pb2.SaveLevel.Value(f"SAVE_LEVEL_{level.upper()}")
+    made = save_now(agent_pb2.SaveNowRequest(level=wanted, label=label))
     if output.wants_json():
-        output.emit(plan)
+        output.emit(output.plain(made))
+        return
+    size, stored = output.size(made.state_bytes), output.size(made.stored_bytes)
+    output.say(f"saved {made.checkpoint_id}: the state after event {made.sequence}, {size}, {stored} more on disk")
+    for note in made.notes:
+        output.say(f"  {note}")
+
+
+@checkpoints.command("diff")
+@click.argument("before", metavar="ID")
+@click.argument("after", metavar="[ID]", default="")
+@click.option("--all", "show_all", is_flag=True, help="Every message and every file, not the first few.")
+@output.json_option
+def diff(before: str, after: str, show_all: bool) -> None:
+    """Show what happened between two checkpoints: tasks, messages, and files where both have them.
+
+    Without a second ID the newest checkpoint of the same session and level is meant.
+
+    \b
+    Examples:
+      selfwarectl checkpoints diff ckpt-00000042 ckpt-00000051
+      selfwarectl checkpoints diff 42 --all
+      selfwarectl checkpoints diff 42 51 --json | jq .files
+    """
+    from selfwarectl import differences
+
+    known = list_all("")
+    one = find(before)
+    other = (
+        find(after)
+        if after
+        else next(two for two in known if (two.session_id, two.level) == (one.session_id, one.level))
+    )
+    found = differences.between(one.checkpoint_id, other.checkpoint_id)
+    if output.wants_json():
+        output.emit({"from": output.plain(one), "to": output.plain(other), **found})
     else:
-        _print_plan(plan)
-    return 0
-
-
-def _dry_recovery(session: str, checkpoint_id: str) -> dict[str, Any]:
-    from selfware_common.rpc import checkpoint_pb2
-
-    request = checkpoint_pb2.RecoverRequest(session_id=session, checkpoint_id=checkpoint_id)
-    header, state_bytes, sequences = checkpoint_pb2.RecoverHeader(), 0, []
-    with _checkpointd() as stub:
-        for reply in stub.Recover(request, timeout=LONG_SECONDS):
-            part = reply.WhichOneof("part")
-            if part == "header":
-                header = reply.header
-            elif part == "data":
-                state_bytes += len(reply.data)
-            else:
-                sequences += [event.sequence for event in reply.events.events]
-    return {
-        "session_id": session,
-        "checkpoint": output.plain(header.checkpoint) if header.HasField("checkpoint") else None,
-        "skipped": list(header.skipped),
-        "state_bytes": state_bytes,
-        "events": len(sequences),
-        "first_event": sequences[0] if sequences else 0,
-        "last_sequence": header.last_sequence,
-    }
-
-
-def _print_plan(plan: dict[str, Any]) -> None:
-    used = plan["checkpoint"]
-    for sentence in plan["skipped"]:
-        output.say(f"passed over: {sentence}")
-    if used is None:
-        output.say(f"session {plan['session_id']}: from the beginning, there is no intact checkpoint")
-    else:
-        made = output.local_time(used["created_unix_nanos"])
-        output.say(
-            f"session {plan['session_id']}: from {used['checkpoint_id']} ({used['level']}, {made}, "
-            f"{output.size(plan['state_bytes'])}, state after event {used['sequence']})"
-        )
-    after = f"{plan['first_event']} to {plan['last_sequence']}" if plan["events"] else "none"
-    output.say(f"then {plan['events']} events after it ({after}); changed nothing")
+        output.say(f"from {described(one)}")
+        output.say(f"to   {described(other)}")
+        differences.show(found, show_all)
 
 
 @contextmanager
-def _checkpointd() -> Iterator[checkpoint_pb2_grpc.CheckpointStub]:
+def calling() -> Iterator[checkpoint_pb2_grpc.CheckpointStub]:
+    """checkpointd; what fails becomes one of our errors."""
     from selfware_common.rpc import checkpoint_pb2_grpc
 
     with reach.calling("checkpointd") as channel:
         yield checkpoint_pb2_grpc.CheckpointStub(channel)
 
 
-def _list(session: str) -> list[checkpoint_pb2.CheckpointInfo]:
+def list_all(session: str) -> list[checkpoint_pb2.CheckpointInfo]:
+    """Newest first; of every session if none is named."""
     from selfware_common.rpc import checkpoint_pb2
 
-    with _checkpointd() as stub:
+    with calling() as stub:
         return list(stub.List(checkpoint_pb2.ListRequest(session_id=session), timeout=reach.SECONDS).checkpoints)
 
 
-def _find(wanted: str) -> checkpoint_pb2.CheckpointInfo:
-    known = {one.checkpoint_id: one for one in _list("")}
+def find(wanted: str) -> checkpoint_pb2.CheckpointInfo:
+    """The one that is meant."""
+    known = {one.checkpoint_id: one for one in list_all("")}
     return known[reach.find(wanted, list(known), "checkpoint", "selfwarectl checkpoints ls")]
 
 
 def _verify(checkpoint_id: str) -> list[checkpoint_pb2.Verdict]:
     from selfware_common.rpc import checkpoint_pb2
 
-    with _checkpointd() as stub:
+    with calling() as stub:
         request = checkpoint_pb2.VerifyRequest(checkpoint_id=checkpoint_id)
         return list(stub.Verify(request, timeout=LONG_SECONDS).verdicts)
+
+
+def _being_written(one: checkpoint_pb2.CheckpointInfo) -> dict[str, dict[str, Any]]:
+    """Of a micro checkpoint: what the model had written of replies under way, by request."""
+    if output.plain(one)["level"] != "micro":
+        return {}
+    from selfwarectl import differences
+
+    with differences.opened(one.checkpoint_id) as file:
+        return differences.streams_in(file)
+
+
+def described(one: checkpoint_pb2.CheckpointInfo) -> str:
+    """In a few words."""
+    made, level = output.local_time(one.created_unix_nanos), output.plain(one)["level"]
+    label = f", {one.label}" if one.label not in ("", f"event {one.sequence}") else ""
+    return f"{one.checkpoint_id} ({level} of {one.session_id}, {made}, event {one.sequence}{label})"
+
+
+def save_now(request: agent_pb2.SaveNowRequest) -> agent_pb2.SaveNowReply:
+    """Have the agent make a checkpoint."""
+    from selfware_common.rpc import agent_pb2_grpc
+
+    with reach.calling("agent") as channel:
+        return agent_pb2_grpc.AgentStub(channel).SaveNow(request, timeout=LONG_SECONDS)

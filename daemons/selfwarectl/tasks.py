@@ -122,13 +122,14 @@ def logs(task_id: str, follow: bool) -> None:
 
 
 def newest_session() -> str:
-    """The session begun last; '' when there is none."""
+    """The session that an agent worked on last, else the one opened last; '' when there is none."""
     from selfware_common.rpc import checkpoint_pb2, checkpoint_pb2_grpc
 
     with reach.calling("checkpointd") as channel:
         stub = checkpoint_pb2_grpc.CheckpointStub(channel)
         reply = stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=reach.SECONDS)
-    sessions = sorted(reply.sessions, key=lambda one: one.created_unix_nanos)
+    agents = [one for one in reply.sessions if one.writer_id.startswith("selfware-agent")]
+    sessions = sorted(agents or reply.sessions, key=lambda one: one.opened_unix_nanos)
     return sessions[-1].session_id if sessions else ""
 
 

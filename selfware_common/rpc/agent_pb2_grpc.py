@@ -64,6 +64,26 @@ class AgentStub:
                 request_serializer=selfware__common_dot_rpc_dot_agent__pb2.WatchRequest.SerializeToString,
                 response_deserializer=selfware__common_dot_rpc_dot_agent__pb2.Progress.FromString,
                 _registered_method=True)
+        self.SaveNow = channel.unary_unary(
+                '/selfware.agent.v1.Agent/SaveNow',
+                request_serializer=selfware__common_dot_rpc_dot_agent__pb2.SaveNowRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_agent__pb2.SaveNowReply.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/selfware.agent.v1.Agent/Restore',
+                request_serializer=selfware__common_dot_rpc_dot_agent__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_agent__pb2.RestoreReply.FromString,
+                _registered_method=True)
+        self.Fork = channel.unary_unary(
+                '/selfware.agent.v1.Agent/Fork',
+                request_serializer=selfware__common_dot_rpc_dot_agent__pb2.ForkRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_agent__pb2.ForkReply.FromString,
+                _registered_method=True)
+        self.Recover = channel.unary_unary(
+                '/selfware.agent.v1.Agent/Recover',
+                request_serializer=selfware__common_dot_rpc_dot_agent__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_agent__pb2.RecoverReply.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -108,6 +128,36 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SaveNow(self, request, context):
+        """Make a checkpoint now, whatever the schedule says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Go back to what a checkpoint of this session knew. Files are not touched: the operator asks oversightd for those,
+        first. Nothing is forgotten: the journal keeps what is undone, and older checkpoints stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """A second session that knows what a checkpoint knew, with new task ids, working in other directories. It does
+        nothing until it is chosen (Recover), and its goals are registered with oversightd.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recover(self, request, context):
+        """Begin again from what checkpointd remembers, of this session or of another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +190,26 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=selfware__common_dot_rpc_dot_agent__pb2.WatchRequest.FromString,
                     response_serializer=selfware__common_dot_rpc_dot_agent__pb2.Progress.SerializeToString,
+            ),
+            'SaveNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveNow,
+                    request_deserializer=selfware__common_dot_rpc_dot_agent__pb2.SaveNowRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_agent__pb2.SaveNowReply.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=selfware__common_dot_rpc_dot_agent__pb2.RestoreRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_agent__pb2.RestoreReply.SerializeToString,
+            ),
+            'Fork': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=selfware__common_dot_rpc_dot_agent__pb2.ForkRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_agent__pb2.ForkReply.SerializeToString,
+            ),
+            'Recover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=selfware__common_dot_rpc_dot_agent__pb2.RecoverRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_agent__pb2.RecoverReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +374,114 @@ class Agent:
             '/selfware.agent.v1.Agent/Watch',
             selfware__common_dot_rpc_dot_agent__pb2.WatchRequest.SerializeToString,
             selfware__common_dot_rpc_dot_agent__pb2.Progress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.agent.v1.Agent/SaveNow',
+            selfware__common_dot_rpc_dot_agent__pb2.SaveNowRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_agent__pb2.SaveNowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.agent.v1.Agent/Restore',
+            selfware__common_dot_rpc_dot_agent__pb2.RestoreRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_agent__pb2.RestoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.agent.v1.Agent/Fork',
+            selfware__common_dot_rpc_dot_agent__pb2.ForkRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_agent__pb2.ForkReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.agent.v1.Agent/Recover',
+            selfware__common_dot_rpc_dot_agent__pb2.RecoverRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_agent__pb2.RecoverReply.FromString,
             options,
             channel_credentials,
             insecure,

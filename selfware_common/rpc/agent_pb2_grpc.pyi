@@ -40,6 +40,18 @@ class AgentStub:
     """A failed, cancelled or finished task starts again with a fresh budget."""
     Watch: _grpc.UnaryStreamMultiCallable[_agent_pb2.WatchRequest, _agent_pb2.Progress]
     """Every change of any task (or of one), beginning with the present state."""
+    SaveNow: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SaveNowRequest, _agent_pb2.SaveNowReply]
+    """Make a checkpoint now, whatever the schedule says."""
+    Restore: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RestoreRequest, _agent_pb2.RestoreReply]
+    """Go back to what a checkpoint of this session knew. Files are not touched: the operator asks oversightd for those,
+    first. Nothing is forgotten: the journal keeps what is undone, and older checkpoints stay.
+    """
+    Fork: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ForkRequest, _agent_pb2.ForkReply]
+    """A second session that knows what a checkpoint knew, with new task ids, working in other directories. It does
+    nothing until it is chosen (Recover), and its goals are registered with oversightd.
+    """
+    Recover: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RecoverRequest, _agent_pb2.RecoverReply]
+    """Begin again from what checkpointd remembers, of this session or of another one."""
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -53,6 +65,18 @@ class AgentAsyncStub(AgentStub):
     """A failed, cancelled or finished task starts again with a fresh budget."""
     Watch: _aio.UnaryStreamMultiCallable[_agent_pb2.WatchRequest, _agent_pb2.Progress]  # type: ignore[assignment]
     """Every change of any task (or of one), beginning with the present state."""
+    SaveNow: _aio.UnaryUnaryMultiCallable[_agent_pb2.SaveNowRequest, _agent_pb2.SaveNowReply]  # type: ignore[assignment]
+    """Make a checkpoint now, whatever the schedule says."""
+    Restore: _aio.UnaryUnaryMultiCallable[_agent_pb2.RestoreRequest, _agent_pb2.RestoreReply]  # type: ignore[assignment]
+    """Go back to what a checkpoint of this session knew. Files are not touched: the operator asks oversightd for those,
+    first. Nothing is forgotten: the journal keeps what is undone, and older checkpoints stay.
+    """
+    Fork: _aio.UnaryUnaryMultiCallable[_agent_pb2.ForkRequest, _agent_pb2.ForkReply]  # type: ignore[assignment]
+    """A second session that knows what a checkpoint knew, with new task ids, working in other directories. It does
+    nothing until it is chosen (Recover), and its goals are registered with oversightd.
+    """
+    Recover: _aio.UnaryUnaryMultiCallable[_agent_pb2.RecoverRequest, _agent_pb2.RecoverReply]  # type: ignore[assignment]
+    """Begin again from what checkpointd remembers, of this session or of another one."""
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -99,5 +123,41 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.Progress], _abc.AsyncIterator[_agent_pb2.Progress]]:
         """Every change of any task (or of one), beginning with the present state."""
+
+    @_abc_1.abstractmethod
+    def SaveNow(
+        self,
+        request: _agent_pb2.SaveNowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.SaveNowReply, _abc.Awaitable[_agent_pb2.SaveNowReply]]:
+        """Make a checkpoint now, whatever the schedule says."""
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _agent_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.RestoreReply, _abc.Awaitable[_agent_pb2.RestoreReply]]:
+        """Go back to what a checkpoint of this session knew. Files are not touched: the operator asks oversightd for those,
+        first. Nothing is forgotten: the journal keeps what is undone, and older checkpoints stay.
+        """
+
+    @_abc_1.abstractmethod
+    def Fork(
+        self,
+        request: _agent_pb2.ForkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ForkReply, _abc.Awaitable[_agent_pb2.ForkReply]]:
+        """A second session that knows what a checkpoint knew, with new task ids, working in other directories. It does
+        nothing until it is chosen (Recover), and its goals are registered with oversightd.
+        """
+
+    @_abc_1.abstractmethod
+    def Recover(
+        self,
+        request: _agent_pb2.RecoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.RecoverReply, _abc.Awaitable[_agent_pb2.RecoverReply]]:
+        """Begin again from what checkpointd remembers, of this session or of another one."""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -52,6 +52,29 @@ LEVEL_SYSTEM: Level.ValueType  # 4
 """15 min: with the workspace tree"""
 Global___Level: _TypeAlias = Level  # noqa: Y015
 
+class _LastEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LastEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LastEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAST_END_UNKNOWN: _LastEnd.ValueType  # 0
+    """nobody has opened it before"""
+    LAST_END_GRACEFUL: _LastEnd.ValueType  # 1
+    """the writer before closed it"""
+    LAST_END_CRASH: _LastEnd.ValueType  # 2
+    """it did not: it was killed, or the machine stopped"""
+
+class LastEnd(_LastEnd, metaclass=_LastEndEnumTypeWrapper): ...
+
+LAST_END_UNKNOWN: LastEnd.ValueType  # 0
+"""nobody has opened it before"""
+LAST_END_GRACEFUL: LastEnd.ValueType  # 1
+"""the writer before closed it"""
+LAST_END_CRASH: LastEnd.ValueType  # 2
+"""it did not: it was killed, or the machine stopped"""
+Global___LastEnd: _TypeAlias = LastEnd  # noqa: Y015
+
 @_typing.final
 class Event(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -121,22 +144,62 @@ class OpenSessionReply(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_END_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     last_sequence: _builtins.int
     """0: no events yet"""
+    last_end: Global___LastEnd.ValueType
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
+        last_end: Global___LastEnd.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "last_sequence", b"last_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "last_end", b"last_end", "last_sequence", b"last_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenSessionReply: _TypeAlias = OpenSessionReply  # noqa: Y015
+
+@_typing.final
+class CloseSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseSessionRequest: _TypeAlias = CloseSessionRequest  # noqa: Y015
+
+@_typing.final
+class CloseSessionReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseSessionReply: _TypeAlias = CloseSessionReply  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
@@ -183,12 +246,17 @@ class Session(_message.Message):
     CREATED_UNIX_NANOS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     JOURNAL_BYTES_FIELD_NUMBER: _builtins.int
+    WRITER_ID_FIELD_NUMBER: _builtins.int
+    OPENED_UNIX_NANOS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     last_sequence: _builtins.int
     epoch: _builtins.int
     created_unix_nanos: _builtins.int
     checkpoints: _builtins.int
     journal_bytes: _builtins.int
+    writer_id: _builtins.str
+    """who opened it last, and when"""
+    opened_unix_nanos: _builtins.int
     def __init__(
         self,
         *,
@@ -198,10 +266,12 @@ class Session(_message.Message):
         created_unix_nanos: _builtins.int = ...,
         checkpoints: _builtins.int = ...,
         journal_bytes: _builtins.int = ...,
+        writer_id: _builtins.str = ...,
+        opened_unix_nanos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "created_unix_nanos", b"created_unix_nanos", "epoch", b"epoch", "journal_bytes", b"journal_bytes", "last_sequence", b"last_sequence", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "created_unix_nanos", b"created_unix_nanos", "epoch", b"epoch", "journal_bytes", b"journal_bytes", "last_sequence", b"last_sequence", "opened_unix_nanos", b"opened_unix_nanos", "session_id", b"session_id", "writer_id", b"writer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

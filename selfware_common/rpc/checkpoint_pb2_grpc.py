@@ -39,6 +39,11 @@ class CheckpointStub:
                 request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.OpenSessionRequest.SerializeToString,
                 response_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.OpenSessionReply.FromString,
                 _registered_method=True)
+        self.CloseSession = channel.unary_unary(
+                '/selfware.checkpoint.v1.Checkpoint/CloseSession',
+                request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.CloseSessionRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.CloseSessionReply.FromString,
+                _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/selfware.checkpoint.v1.Checkpoint/ListSessions',
                 request_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.ListSessionsRequest.SerializeToString,
@@ -101,6 +106,13 @@ class CheckpointServicer:
 
     def OpenSession(self, request, context):
         """Become the one writer of a session. Every earlier writer's epoch is refused from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseSession(self, request, context):
+        """The present writer stops as it should, with everything acknowledged: whoever opens the session next is told so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,6 +201,11 @@ def add_CheckpointServicer_to_server(servicer, server):
                     request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.OpenSessionRequest.FromString,
                     response_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.OpenSessionReply.SerializeToString,
             ),
+            'CloseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseSession,
+                    request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.CloseSessionRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_checkpoint__pb2.CloseSessionReply.SerializeToString,
+            ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
                     request_deserializer=selfware__common_dot_rpc_dot_checkpoint__pb2.ListSessionsRequest.FromString,
@@ -272,6 +289,33 @@ class Checkpoint:
             '/selfware.checkpoint.v1.Checkpoint/OpenSession',
             selfware__common_dot_rpc_dot_checkpoint__pb2.OpenSessionRequest.SerializeToString,
             selfware__common_dot_rpc_dot_checkpoint__pb2.OpenSessionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.checkpoint.v1.Checkpoint/CloseSession',
+            selfware__common_dot_rpc_dot_checkpoint__pb2.CloseSessionRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_checkpoint__pb2.CloseSessionReply.FromString,
             options,
             channel_credentials,
             insecure,

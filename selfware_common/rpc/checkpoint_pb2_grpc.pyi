@@ -37,6 +37,8 @@ class CheckpointStub:
     def __new__(cls, channel: _aio.Channel) -> CheckpointAsyncStub: ...
     OpenSession: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.OpenSessionRequest, _checkpoint_pb2.OpenSessionReply]
     """Become the one writer of a session. Every earlier writer's epoch is refused from now on."""
+    CloseSession: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.CloseSessionRequest, _checkpoint_pb2.CloseSessionReply]
+    """The present writer stops as it should, with everything acknowledged: whoever opens the session next is told so."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListSessionsRequest, _checkpoint_pb2.ListSessionsReply]
     Append: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.AppendRequest, _checkpoint_pb2.AppendReply]
     """Make events durable. Idempotent in (session_id, sequence): the same bytes again are acknowledged again."""
@@ -65,6 +67,8 @@ class CheckpointAsyncStub(CheckpointStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenSession: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.OpenSessionRequest, _checkpoint_pb2.OpenSessionReply]  # type: ignore[assignment]
     """Become the one writer of a session. Every earlier writer's epoch is refused from now on."""
+    CloseSession: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.CloseSessionRequest, _checkpoint_pb2.CloseSessionReply]  # type: ignore[assignment]
+    """The present writer stops as it should, with everything acknowledged: whoever opens the session next is told so."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListSessionsRequest, _checkpoint_pb2.ListSessionsReply]  # type: ignore[assignment]
     Append: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.AppendRequest, _checkpoint_pb2.AppendReply]  # type: ignore[assignment]
     """Make events durable. Idempotent in (session_id, sequence): the same bytes again are acknowledged again."""
@@ -96,6 +100,14 @@ class CheckpointServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.OpenSessionReply, _abc.Awaitable[_checkpoint_pb2.OpenSessionReply]]:
         """Become the one writer of a session. Every earlier writer's epoch is refused from now on."""
+
+    @_abc_1.abstractmethod
+    def CloseSession(
+        self,
+        request: _checkpoint_pb2.CloseSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.CloseSessionReply, _abc.Awaitable[_checkpoint_pb2.CloseSessionReply]]:
+        """The present writer stops as it should, with everything acknowledged: whoever opens the session next is told so."""
 
     @_abc_1.abstractmethod
     def ListSessions(

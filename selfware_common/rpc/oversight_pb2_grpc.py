@@ -44,6 +44,11 @@ class OversightStub:
                 request_serializer=selfware__common_dot_rpc_dot_oversight__pb2.WatchControlRequest.SerializeToString,
                 response_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.Control.FromString,
                 _registered_method=True)
+        self.Capture = channel.unary_unary(
+                '/selfware.oversight.v1.Oversight/Capture',
+                request_serializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureReply.FromString,
+                _registered_method=True)
 
 
 class OversightServicer:
@@ -65,6 +70,14 @@ class OversightServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Capture(self, request, context):
+        """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
+        refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OversightServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_OversightServicer_to_server(servicer, server):
                     servicer.WatchControl,
                     request_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.WatchControlRequest.FromString,
                     response_serializer=selfware__common_dot_rpc_dot_oversight__pb2.Control.SerializeToString,
+            ),
+            'Capture': grpc.unary_unary_rpc_method_handler(
+                    servicer.Capture,
+                    request_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +151,33 @@ class Oversight:
             '/selfware.oversight.v1.Oversight/WatchControl',
             selfware__common_dot_rpc_dot_oversight__pb2.WatchControlRequest.SerializeToString,
             selfware__common_dot_rpc_dot_oversight__pb2.Control.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Capture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.oversight.v1.Oversight/Capture',
+            selfware__common_dot_rpc_dot_oversight__pb2.CaptureRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_oversight__pb2.CaptureReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class OversightStub:
     """
     WatchControl: _grpc.UnaryStreamMultiCallable[_oversight_pb2.WatchControlRequest, _oversight_pb2.Control]
     """What the operator wants: the current state at once, then every change."""
+    Capture: _grpc.UnaryUnaryMultiCallable[_oversight_pb2.CaptureRequest, _oversight_pb2.CaptureReply]
+    """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
+    refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
+    """
 
 @_typing.type_check_only
 class OversightAsyncStub(OversightStub):
@@ -49,6 +53,10 @@ class OversightAsyncStub(OversightStub):
     """
     WatchControl: _aio.UnaryStreamMultiCallable[_oversight_pb2.WatchControlRequest, _oversight_pb2.Control]  # type: ignore[assignment]
     """What the operator wants: the current state at once, then every change."""
+    Capture: _aio.UnaryUnaryMultiCallable[_oversight_pb2.CaptureRequest, _oversight_pb2.CaptureReply]  # type: ignore[assignment]
+    """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
+    refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
+    """
 
 class OversightServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,5 +77,15 @@ class OversightServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_oversight_pb2.Control], _abc.AsyncIterator[_oversight_pb2.Control]]:
         """What the operator wants: the current state at once, then every change."""
+
+    @_abc_1.abstractmethod
+    def Capture(
+        self,
+        request: _oversight_pb2.CaptureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oversight_pb2.CaptureReply, _abc.Awaitable[_oversight_pb2.CaptureReply]]:
+        """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
+        refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
+        """
 
 def add_OversightServicer_to_server(servicer: OversightServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

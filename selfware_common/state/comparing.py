@@ -10,19 +10,24 @@ and one look at the rest. Pure; not for two threads at once.
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from selfware_common.state.chunking import Chunker
+from selfware_common.state.chunking import MAX_BYTES, Chunker
+from selfware_common.state.tail import Find, Tail, begin_of_tail
 
 State = bytes | bytearray | memoryview
 NEARBY = 128  # chunks
 MOST_MISSES = 128  # new chunks, until what moved far away is looked for, too
+SMALL_BYTES = 4 * 1024 * 1024
 LONGEST_STRIDE = 64  # chunks compared at once: a difference found in them is looked for once more
 
 Same = Callable[[int, int, int], int]
+Need = Callable[[int], None]
+"""Returns when all bytes up to this one may be looked at."""
 
 
 @dataclass(slots=True)
@@ -83,41 +88,78 @@ def root_of(digests: list[bytes]) -> bytes:
     return blake3(b"".join(digests)).digest()
 
 
-def compare(chunker: Chunker, state: State, before: Cut, same: Same) -> tuple[Cut, list[Span]]:
+def compare(
+    chunker: Chunker,
+    state: State,
+    before: Cut,
+    same: Same,
+    begin: tuple[int, int] = (0, 0),
+    tail: Tail | None = None,
+    need: Need | None = None,
+) -> tuple[Cut, list[Span]]:
     """Cut the state. ``same(at, chunk, most)`` says how many of the chunks before, at most so many, from that one on
-    stand in the new state from byte ``at`` on."""
+    stand in the new state from byte ``at`` on. begin: the byte to begin at, a cut, and the old chunk to expect there.
+    tail: the cuts from some byte on, taken over if that is a cut. need: is called before bytes are looked at.
+    """
     view = memoryview(state)
-    cut, spans = Cut(), []
+    cut, spans = Cut(starts=[begin[0]]), []
     known = Numbers(before.digests)
-    expected, most = 0, len(before.digests) - 1  # never the last one
+    expected, most = begin[1], len(before.digests) - 1  # never the last one
     while (at := cut.starts[-1]) < len(view):
-        if expected < most and (count := same(at, expected, most - expected)):
+        if tail is not None and at == tail.at:
+            cut.take(tail.cut, 0, len(tail.cut.digests))
+            spans += tail.spans
+            tail.is_joined = True
+            break
+        most_now = tail.before if tail is not None and expected < tail.before else most
+        if expected < most and (count := same(at, expected, most_now - expected)):
             cut.take(before, expected, count)
             spans.append(Span(expected, count))
             expected += count
             at = cut.starts[-1]
+            if expected == most_now:
+                continue
         new = 0
         near, expected = expected, most
-        for chunk in chunker.cut(view[at:]):
+        pieces = chunker.cut(view[at:])
+        while True:
+            if need is not None:
+                need(cut.starts[-1] + 2 * MAX_BYTES)
+            chunk = next(pieces, None)
+            if chunk is None:
+                break
             digest = blake3(chunk).digest()
             cut.add(digest, len(chunk))
             number = known.of(digest, near)
             if number is None:
                 new += 1
-                continue
-            if new:
-                spans.append(Span(-1, new))
-                new = 0
-            spans.append(Span(number, 1))
-            if number < most:
-                expected = number + 1
+            else:
+                if new:
+                    spans.append(Span(-1, new))
+                    new = 0
+                spans.append(Span(number, 1))
+                if number < most:
+                    expected = number + 1
+                    break
+            if tail is not None and cut.starts[-1] == tail.at:
                 break
         if new:
             spans.append(Span(-1, new))
     return cut, _joined(spans)
 
 
-def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same:
+def tail_of(
+    chunker: Chunker, old: bytes | bytearray, new: memoryview, find: Find, before: Cut, same: Same
+) -> Tail | None:
+    """What the new state ends with, cut before the rest of it is looked at; None if that is no use here."""
+    begin = begin_of_tail(old, before, find, len(new), same)
+    if begin is None:
+        return None
+    cut, spans = compare(chunker, new, before, same, begin)
+    return Tail(*begin, cut, spans)
+
+
+def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut, need: Need | None = None) -> Same:
     """The answer for ``compare`` where both states are at hand: memory is compared in strides that double."""
     starts = before.starts
 
@@ -127,6 +169,8 @@ def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same
             stride = min(stride, most - count)
             begin, end = starts[number + count], starts[number + count + stride]
             place = at + begin - starts[number]
+            if need is not None:
+                need(place + end - begin)
             if place + end - begin <= len(new) and old.startswith(new[place : place + end - begin], begin):
                 count += stride
                 stride = min(2 * stride, LONGEST_STRIDE)
@@ -138,7 +182,7 @@ def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut) -> Same
 
 
 def places(spans: list[Span]) -> list[tuple[int, int]]:
-    """(first chunk, count) of what is new, in chunks of the new state."""
+    """(first chunk, count) of what is new, in chunks of the cut that the spans belong to."""
     found, at = [], 0
     for span in spans:
         if span.before < 0:
@@ -156,16 +200,27 @@ class Comparer:
         self._old: bytes | bytearray = b""
         self.before = Cut()
 
-    def cut(self, state: bytes | bytearray) -> tuple[Cut, list[Span]]:
-        """The cut of this state, and what of it stood in the one before."""
-        same = same_in_memory(self._state, memoryview(state), self.before)
-        cut, spans = compare(self._chunker, state, self.before, same)
+    def cut(self, state: bytes | bytearray, early: Callable[[Tail], None] | None = None) -> tuple[Cut, list[Span]]:
+        """The cut of this state, and what of it stood in the one before. early: is told of its end first, which is
+        right if it ``is_joined`` when this returns."""
+        view = memoryview(state)
+        same = same_in_memory(self._state, view, self.before)
+        tail = None
+        if early is not None:
+            tail = tail_of(self._chunker, self._state, view, state.find, self.before, same)
+            if tail is not None:
+                early(tail)
+        cut, spans = compare(self._chunker, state, self.before, same, tail=tail)
         self._old, self._state, self.before = self._state, state, cut
         return cut, spans
 
     def release(self) -> None:
-        """Give back the memory of the state before the last one: 4 ms for 64 MB, so do it while others work."""
-        self._old = b""
+        """Give back the memory of the state before the last one: 5 ms for 64 MB, so a thread of its own does it."""
+        if len(self._old) < SMALL_BYTES:
+            self._old = b""
+            return
+        doomed, self._old = [self._old], b""
+        _thread.start_new_thread(doomed.clear, ())  # does not wait, as Thread.start() does, until it runs
 
     def forget(self) -> None:
         """Compare the next state with nothing, and give the memory back."""

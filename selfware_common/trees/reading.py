@@ -19,6 +19,7 @@ from selfware_common.trees.stream import (
     Entry,
     Kind,
     check_blocks,
+    claimed_hash,
     decode_entries,
     decode_header,
     decode_trailer,
@@ -43,6 +44,7 @@ class Tree:
         decode_header(self._at(0, len(HEADER)))
         trailer = self._at(size - TRAILER_BYTES, TRAILER_BYTES)
         self._trailer = decode_trailer(trailer)
+        self.stream_hash = claimed_hash(trailer)
         if len(HEADER) + self._trailer.content_bytes + self._trailer.block_bytes + TRAILER_BYTES != size:
             raise TreeDamagedError(problem="its length does not match its end")
         blocks = self._at(len(HEADER) + self._trailer.content_bytes, self._trailer.block_bytes)

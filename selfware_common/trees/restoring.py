@@ -95,7 +95,9 @@ class _Restoring(Merge):
         if status is not None:
             self._remove(entry.name)
         with self._new_name() as temporary:
-            os.mkdir(temporary, 0o700, dir_fd=self._descent.fd)
+            # With its rights at once, as far as the umask lets us: a later chmod could take away the set-group-id bit
+            # that it has from the directory above (see _set_directory_mode).
+            os.mkdir(temporary, entry.mode & 0o777 | stat.S_IRWXU, dir_fd=self._descent.fd)
             fd = os.open(temporary, _OPEN_DIRECTORY, dir_fd=self._descent.fd)
             try:
                 self._give_away(fd, status)
@@ -106,8 +108,11 @@ class _Restoring(Merge):
 
     def _leave(self, level: Level) -> None:
         fd, entry = self._descent.fd, level.entry
-        if stat.S_IMODE(os.fstat(fd).st_mode) != entry.mode:
-            os.fchmod(fd, entry.mode)
+        try:
+            _set_directory_mode(fd, entry.mode)
+        except PermissionError:
+            if entry.depth:
+                raise  # but the root may be somebody's who only lets us fill it
         with contextlib.suppress(PermissionError):  # another's directory, where we may write: its time is no loss
             _set_time(fd, entry)
         if self._levels:
@@ -234,7 +239,21 @@ def _take(fd: int, device: int) -> None:
         raise OSError(errno.EXDEV, "another file system is mounted there")
     mode = stat.S_IMODE(status.st_mode)
     if mode & stat.S_IRWXU != stat.S_IRWXU:
-        os.fchmod(fd, mode | stat.S_IRWXU)
+        _set_directory_mode(fd, mode | stat.S_IRWXU)
+
+
+def _set_directory_mode(fd: int, mode: int) -> None:
+    """A sandbox may forbid its set-group-id bit, or the kernel drop it: who is not in the group only inherits it."""
+    now = stat.S_IMODE(os.fstat(fd).st_mode)
+    if now == mode:
+        return
+    try:
+        os.fchmod(fd, mode)
+    except PermissionError:
+        if not mode & stat.S_ISGID:
+            raise
+        if now != mode & ~stat.S_ISGID:
+            os.fchmod(fd, mode & ~stat.S_ISGID)
 
 
 def _set_mode_and_time(fd: int, entry: Entry) -> None:

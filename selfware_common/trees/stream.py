@@ -186,6 +186,11 @@ def decode_trailer(data: bytes) -> Trailer:
     return Trailer(*_TRAILER.unpack(data[: _TRAILER.size]))
 
 
+def claimed_hash(trailer: bytes) -> bytes:
+    """The hash that names the stream, by its own word: to be believed once the stream was read."""
+    return trailer[_TRAILER.size : _TRAILER.size + _HASH_BYTES]
+
+
 def check_blocks(blocks: bytes, trailer: bytes) -> list[memoryview]:
     """The entries of each block, every checksum verified."""
     view, at = memoryview(blocks), 0
@@ -201,7 +206,7 @@ def check_blocks(blocks: bytes, trailer: bytes) -> list[memoryview]:
             raise TreeDamagedError(problem=f"block {len(found)} does not match its hash")
         found.append(entries)
         at += BLOCK_HEAD_BYTES + length
-    if _digest(blocks, trailer[: _TRAILER.size]) != trailer[_TRAILER.size : _TRAILER.size + _HASH_BYTES]:
+    if _digest(blocks, trailer[: _TRAILER.size]) != claimed_hash(trailer):
         raise TreeDamagedError(problem="the whole does not match its hash")
     return found
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
     gc.disable()
@@ -28,9 +27,9 @@ def main(verb: str, path: str, name: str, *words: str) -> None:
     file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
     if verb == "save":
         epoch, step = map(int, words)
-        saving.put_file(Path(path), SESSION, epoch, LEVEL_SESSION, step, file)
+        saving.put_file(path, SESSION, epoch, LEVEL_SESSION, step, file)
     else:
-        saving.get_file(Path(path), words[0], file)
+        saving.get_file(path, words[0], file)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ class Session:
         self._append(self.size_bytes)
         self.fresh = list(self._messages)
 
-    def step(self) -> str:
-        """One step of work; says what changed."""
+    def step(self, share: float | None = None) -> str:
+        """One step of work, which appends 0.5 to 2 % or this share; says what changed."""
         self.steps += 1
         self.fresh = []
         edited = self._random.randrange(3, 13)
@@ -74,7 +74,7 @@ class Session:
             compacted = self._random.randrange(20, 80)
             self._replace(self._random.randrange(len(self._messages) // 2), compacted, self._summary(compacted))
         size = sum(map(len, self._messages))
-        grown = self._append(int(size * self._random.uniform(0.005, 0.02)))
+        grown = self._append(int(size * (share if share is not None else self._random.uniform(0.005, 0.02))))
         return f"appended {grown} bytes, edited {edited} messages, compacted {compacted}"
 
     def encode(self) -> bytes:

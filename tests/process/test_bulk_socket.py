@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,7 @@ def test_a_polite_stop_answers_what_was_asked(home: Path, server: Server) -> Non
 )
 def test_what_is_no_message_ends_only_its_connection(home: Path, server: Server, said: bytes) -> None:
     epoch = server.open().epoch
-    with saving.connect(bulk(home)) as connection:
+    with closing(saving.connect(bulk(home))) as connection:
         connection.sendall(said)
         connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
@@ -181,3 +182,59 @@ def test_what_is_no_message_ends_only_its_connection(home: Path, server: Server,
     with Saver(bulk(home), "s") as saver:
         assert saver.save(epoch, SESSION, 1, b"fine").state_bytes == 4
     assert "Traceback" not in server.end()
+
+
+def early(connection: wire.Connection, chunks: list[bytes]) -> None:
+    wire.send(connection, {"call": "early", "lengths": [len(chunk) for chunk in chunks]}, chunks)
+
+
+def test_what_is_appended_comes_before_the_rest_is_compared(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if checkpointd forgets it, because it was restarted in between: then everything is sent."""
+    heads: list[dict[str, object]] = []
+    send = wire.send
+
+    def noted(connection: wire.Connection, head: dict[str, object], *rest: object, **more: object) -> None:
+        heads.append(head)
+        send(connection, head, *rest, **more)  # type: ignore[arg-type]
+        if head["call"] == "early" and head["lengths"] and saved.sequence == 3:
+            nonlocal server
+            server.end()
+            server = Server(home)
+            server.open("other")  # now it is there
+
+    monkeypatch.setattr(wire, "send", noted)
+    epoch, state = server.open().epoch, random.Random(3).randbytes(3_000_000)
+    with Saver(bulk(home), "s") as saver:
+        for n in range(1, 5):
+            state = b"head %d" % n + state + random.Random(n).randbytes(300_000)
+            saved = saver.save(epoch, SESSION, n, state)
+            assert bytes(saving.get(bulk(home), saved.checkpoint_id)[1]) == state
+    calls = [(head["call"], bool(head.get("early"))) for head in heads if head["call"] != "get"]
+    assert calls == [("save", False), *[("early", False), ("save", True)] * 3, ("save", False)]
+    server.end()
+
+
+def test_what_came_early_is_dropped_unless_the_next_call_wants_it(home: Path, server: Server) -> None:
+    server.open()
+    head = {
+        "call": "save", "session_id": "s", "epoch": 1, "level": 3, "sequence": 1, "label": "", "base": "", "root": "00",
+        "spans": [[-1, 2]], "lengths": [],
+    }  # fmt: skip
+    with closing(saving.connect(bulk(home))) as connection:
+        early(connection, [b"one", b"two"])
+        early(connection, [b"three"])
+        wire.send(connection, {**head, "early": 2})
+        refused, _ = wire.receive(connection) or ({}, -1)
+        assert "2 of its chunks came early, it says, and 1 did" in refused["error"]
+        early(connection, [b"one", b"two"])
+        wire.send(connection, {"call": "get", "checkpoint_id": "none"}, file=0)
+        wire.receive(connection)
+        wire.send(connection, {**head, "early": 2})
+        refused, _ = wire.receive(connection) or ({}, -1)
+        assert "2 of its chunks came early, it says, and 0 did" in refused["error"]
+    for wrong in ([b"", b"two"], [b"x" * 70_000]):
+        with closing(saving.connect(bulk(home))) as connection, contextlib.suppress(ConnectionResetError):
+            early(connection, wrong)
+            assert connection.recv(1) == b"", "that is no message: the connection ends"

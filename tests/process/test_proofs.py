@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from selfware_tool.probe import probe
-from tests.prove import effects, kills, rewind
+from tests.prove import effects, kills, rewind, rewind_agent
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -33,4 +33,10 @@ def test_an_interrupted_action_has_each_of_its_effects_exactly_once() -> None:
 
 def test_a_workspace_and_its_conversation_can_be_taken_back_to_any_step() -> None:
     verdict = rewind.prove(rounds=25, seed=1)
+    assert verdict.ok, verdict
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_the_agent_and_its_files_can_be_taken_back_to_any_step_and_forked() -> None:
+    verdict = asyncio.run(rewind_agent.prove(rounds=5, seed=2))
     assert verdict.ok, verdict

@@ -159,3 +159,11 @@ def test_the_shell_scripts_parse(script: str) -> None:
     text = re.sub("#(USERS|GROUPS)#", "name", (PACKAGING / script).read_text(encoding="utf-8"))
     done = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_oversightd_may_open_what_checkpointd_makes_and_nothing_else_of_the_others() -> None:
+    lines = (PACKAGING / "tmpfiles/selfware.conf").read_text(encoding="utf-8").splitlines()
+    granted = {line.split()[1] for line in lines if line.startswith("a+ /run/") and "u:selfware-oversightd" in line}
+    assert granted == {"/run/selfware/checkpointd"}
+    rights = ",".join(line.split()[-1] for line in lines if line.startswith("a+ /run/selfware/checkpointd "))
+    assert {"u:selfware-oversightd:rx", "d:u:selfware-oversightd:rw", "d:o::-"} <= set(rights.split(","))

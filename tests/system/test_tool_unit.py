@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -227,3 +228,63 @@ def test_operators_reach_everything_they_need_and_strangers_nothing(box: Machine
     assert "oversightd" in box.run("selfwarectl", "status", user="olga").stdout
     assert box.run("selfwarectl", "tasks", "ls", user="olga").returncode == 0
     assert box.run("selfwarectl", "status", user="stranger", check=False).returncode == 3
+
+
+LOOK = f"cd {WORKSPACE}; find . -path ./.git -prune -o -printf '%P %M %u %g %l\\n' | sort; cat secret d/e/f"
+TREE = "/var/lib/selfware/oversightd/test.tree"
+
+
+def tree(box: Machine, what: str) -> dict[str, Any]:
+    """Save the workspace, or put it back, as oversightd's user; see inside/tree.py."""
+    box.run("chmod", "a+r", "/opt/tree.py")
+    told = box.run("python3", "/opt/tree.py", what, WORKSPACE, TREE, user="selfware-oversightd", timeout=120).stdout
+    found = json.loads(told)
+    assert isinstance(found, dict)
+    assert "error" not in found, found
+    return found
+
+
+def test_a_workspace_is_saved_and_put_back_by_the_tools_user(box: Machine) -> None:
+    box.shell(f"rm -rf {WORKSPACE}; mkdir {WORKSPACE}")
+    make = "mkdir -p d/e; echo deep > d/e/f; echo mine > secret; chmod 600 secret; ln -s d/e/f link; mkfifo pipe"
+    assert installed.script(box, make)["ok"]
+    box.run("sh", "-c", f"mkdir {WORKSPACE}/olgas && echo hers > {WORKSPACE}/olgas/file", user="olga")
+    assert box.run("cat", f"{WORKSPACE}/secret", user="selfware-oversightd", check=False).returncode != 0
+    before = box.shell(LOOK).stdout
+    saved = tree(box, "capture")
+    assert (saved["unread"]["count"], saved["left_out"]["count"]) == (0, 0), saved
+    wreck = "rm -r d link pipe; echo changed > secret; chmod 640 secret; mkdir -p new/er && touch new/er/x; rm -r olgas"
+    assert installed.script(box, wreck)["ok"]
+    planned = tree(box, "plan")
+    assert planned["deleted"] == {"count": 1, "paths": ["new"]}
+    done = tree(box, "restore")
+    assert done["created"]["count"] == planned["created"]["count"]
+    # What was olga's is the tool's now; she can still change it, and so can the tool what she makes in it.
+    assert " olga " in before
+    assert box.shell(LOOK).stdout == before.replace(" olga ", " selfware-tool ")
+    box.run("sh", "-c", f"echo more >> {WORKSPACE}/olgas/file && touch {WORKSPACE}/d/e/by_olga", user="olga")
+    told = installed.script(box, "echo again >> d/e/by_olga && cat olgas/file")
+    assert told["output"] == "hers\nmore\n", told
+    assert tree(box, "restore")["deleted"]["paths"] == ["d/e/by_olga"]
+
+
+def test_a_fork_into_a_directory_of_an_operators_is_filled(box: Machine) -> None:
+    box.shell(f"rm -rf {WORKSPACE}; mkdir {WORKSPACE}")
+    assert installed.script(box, "mkdir -p d && echo x > d/f")["ok"]
+    tree(box, "capture")
+    box.shell(f"rm -rf {WORKSPACE}")
+    box.run("mkdir", WORKSPACE, user="olga")
+    assert tree(box, "restore")["created"]["count"] >= 2
+    box.run("sh", "-c", f"echo y >> {WORKSPACE}/d/f", user="olga")
+    assert installed.script(box, "cat d/f")["output"] == "x\ny\n"
+
+
+@pytest.mark.parametrize("name", ["api.sock", "bulk.sock"])
+def test_only_who_has_business_with_checkpointd_reaches_it(box: Machine, name: str) -> None:
+    path = f"/run/selfware/checkpointd/{name}"
+    box.wait_for(f"test -S {path}", 30)
+    code = f"import socket; socket.socket(socket.AF_UNIX).connect('{path}')"
+    for user in ("selfware-agent", "selfware-oversightd", "olga"):
+        assert box.run("python3", "-c", code, user=user, check=False).returncode == 0, user
+    for user in ("selfware-inferenced", "selfware-resourced", "selfware-engine", "selfware-tool"):
+        assert "Permission denied" in box.run("python3", "-c", code, user=user, check=False).stderr, user

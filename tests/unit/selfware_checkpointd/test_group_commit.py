@@ -198,10 +198,35 @@ def test_a_defect_is_heard_by_every_caller_and_the_door_goes_on(
         door = GroupCommitter(Journal(tmp_path, "s"), Writers(quick_seconds))
         await door.submit([event(1)])
         with monkeypatch.context() as patch:
-            patch.setattr(door.journal, "commit", lambda _: 1 / 0)
+            patch.setattr(door.journal, "begin", lambda _: 1 / 0)
             outcomes = await asyncio.gather(door.submit([event(2)]), door.submit([event(3)]), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, ZeroDivisionError]
         await door.submit([event(2)])
         await door.close()
+
+    asyncio.run(scenario())
+
+
+def test_journals_of_one_thread_are_all_written_before_the_first_is_synced(tmp_path: Path) -> None:
+    """So the file system does its book-keeping for all of them in the first sync."""
+    seen: list[list[int]] = []
+    names = [f"s{number}" for number in range(5)]
+
+    def sync(file: int) -> None:
+        seen.append([sum(path.stat().st_size for path in (tmp_path / name).iterdir()) for name in names])
+        os.fdatasync(file)
+
+    async def scenario() -> None:
+        writers = Writers(quick_seconds=0, threads=1)
+        doors = [GroupCommitter(Journal(tmp_path / name, name, sync=sync), writers) for name in names]
+        await asyncio.gather(*(door.submit([event(1)]) for door in doors))
+        before = len(seen)
+        await asyncio.gather(*(door.submit([event(2)]) for door in doors))
+        assert len(seen) - before == len(doors), "one sync each"
+        assert all(sizes == seen[-1] for sizes in seen[before:])
+        for door in doors:
+            assert [record.sequence for record in door.journal.read()] == [1, 2]
+            await door.close()
+        writers.close()
 
     asyncio.run(scenario())

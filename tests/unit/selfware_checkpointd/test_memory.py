@@ -7,7 +7,7 @@ import pytest
 
 from selfware_checkpointd.errors import SessionNotFoundError, StaleWriterError
 from selfware_checkpointd.manifest import Level
-from selfware_checkpointd.memory import Memory, Opened
+from selfware_checkpointd.memory import LastEnd, Memory, Opened
 from selfware_checkpointd.retention import newest_only
 from tests.unit.selfware_checkpointd.helpers import event, events, state
 
@@ -22,7 +22,7 @@ def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
 
     async def after() -> None:
         memory = Memory(tmp_path)
-        assert await memory.open_session("s", "agent 2") == Opened(2, 5)
+        assert await memory.open_session("s", "agent 2") == Opened(2, 5, LastEnd.CRASH)
         recovery = await memory.recover("s")
         assert recovery.state == state(3) and [record.sequence for record in recovery.events] == [4, 5]
         (summary,) = await memory.summaries()
@@ -34,6 +34,28 @@ def test_a_session_lives_on_through_a_restart(tmp_path: Path) -> None:
 
     asyncio.run(before())
     asyncio.run(after())
+
+
+def test_a_polite_stop_is_told_from_a_crash_and_a_stale_writer_cannot_stop_another(tmp_path: Path) -> None:
+    async def life() -> tuple[LastEnd, int]:
+        memory = Memory(tmp_path)
+        opened = await memory.open_session("s", "agent " * 100)
+        await memory.close()
+        return opened.last_end, opened.epoch
+
+    async def closing(epoch: int) -> None:
+        memory = Memory(tmp_path)
+        await memory.close_session("s", epoch)
+        await memory.close_session("s", epoch)
+        await memory.close()
+
+    assert asyncio.run(life()) == (LastEnd.UNKNOWN, 1)
+    assert asyncio.run(life()) == (LastEnd.CRASH, 2)
+    with pytest.raises(StaleWriterError):
+        asyncio.run(closing(1))
+    asyncio.run(closing(2))
+    assert asyncio.run(life()) == (LastEnd.GRACEFUL, 3)
+    assert asyncio.run(life()) == (LastEnd.CRASH, 4)
 
 
 def test_a_stale_writer_can_neither_append_nor_save(tmp_path: Path) -> None:
@@ -75,7 +97,7 @@ def test_a_journal_cut_behind_its_checkpoint_goes_on_after_the_checkpoint(tmp_pa
         await memory.close()
         (tmp_path / "sessions/s/journal/00000000000000000001.wal").unlink()
         again = Memory(tmp_path)
-        assert await again.open_session("s", "two") == Opened(2, 3)
+        assert await again.open_session("s", "two") == Opened(2, 3, LastEnd.CRASH)
         assert await again.append("s", 2, [event(4, epoch=2)]) == 4
         assert [record.sequence for record in (await again.recover("s")).events] == [4]
         await again.close()

@@ -16,13 +16,14 @@ from selfware_checkpointd.errors import (
     CheckpointCorruptError,
     CheckpointNotFoundError,
     StorageError,
+    UnusableStateError,
 )
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, encode_manifest, runs_of
 from selfware_checkpointd.packs import encode_end, encode_header
-from selfware_checkpointd.store import Store
+from selfware_checkpointd.store import Store, Subject
 from selfware_common.errors import ChunkerMissingError
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import root_of
+from selfware_common.state.comparing import Comparer, places, root_of
 from tests.unit.selfware_checkpointd.helpers import flip, keep_newest, state
 
 
@@ -82,11 +83,39 @@ def test_saving_the_same_thing_again_gives_the_same_checkpoint(tmp_path: Path) -
     assert len(store.checkpoints("s")) == 2
 
 
-def test_one_save_costs_one_sync(tmp_path: Path) -> None:
-    syncs = []
-    store = Store(tmp_path, sync=syncs.append)
-    save(store, state(1, 1_000_000))
-    assert len(syncs) == 1
+@pytest.mark.parametrize("way", ["whole", "file", "change"])
+def test_one_save_costs_one_sync(tmp_path: Path, way: str) -> None:
+    """However the state comes in: of each checkpoint's pack, when all of it is written."""
+    syncs: list[int] = []
+
+    def sync(file: int) -> None:
+        syncs.append(os.fstat(file).st_size)
+        os.fdatasync(file)
+
+    store, comparer, base = Store(tmp_path, sync=sync), Comparer(Chunker()), ""
+    for sequence in range(1, 6):
+        data = state(1, 1_000_000 + sequence * 100_000)
+        subject = Subject("s", Level.SESSION, sequence, "", 1)
+        if way == "whole":
+            info = store.save("s", Level.SESSION, sequence, data, "", 1)
+        elif way == "file":
+            info = store.save_from(subject, len(data), lambda room, at, data=data: _copied(data, room, at))
+        else:
+            cut, spans = comparer.cut(data)
+            new = [n for first, count in places(spans) for n in range(first, first + count)]
+            ahead = store.ahead()
+            ahead.add([(cut.digests[n], memoryview(data)[cut.starts[n] : cut.starts[n + 1]]) for n in new])
+            info = store.save_change(subject, base, spans, [], cut.root(), ahead=ahead)
+            base = info.checkpoint_id
+        assert len(syncs) == sequence
+        assert syncs[-1] == info.stored_bytes
+        assert store.load(info.checkpoint_id)[1] == data
+
+
+def _copied(data: bytes, room: memoryview, at: int) -> int:
+    some = data[at : at + min(len(room), 300_000)]
+    room[: len(some)] = some
+    return len(some)
 
 
 def test_an_id_may_be_shortened_while_it_is_unique(tmp_path: Path) -> None:
@@ -341,3 +370,22 @@ def test_whichever_byte_is_flipped_the_state_is_right_or_refused(tmp_path: Path)
         pack(tmp_path, 1).write_bytes(whole[:length])
         with pytest.raises(CheckpointCorruptError):
             Store(tmp_path).load("ckpt-00000001")
+
+
+@pytest.mark.parametrize("ends_at", [0, 1, 2_000_000, 3_900_000, 3_999_999])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused_and_the_next_one_taken(
+    tmp_path: Path, ends_at: int
+) -> None:
+    """Wherever it ends: what is read first is its end, by one thread or by two."""
+    store, data = Store(tmp_path), state(1, 4_000_000)
+    for sequence in (1, 2, 3):
+        subject = Subject("s", Level.SESSION, sequence, "", 1)
+        there = data[:ends_at] if sequence == 2 else data
+        save_it = lambda: store.save_from(subject, len(data), lambda room, at: _copied(there, room, at))  # noqa: B023, E731
+        if sequence == 2:
+            with pytest.raises(UnusableStateError, match="became shorter"):
+                save_it()
+        else:
+            assert store.load(save_it().checkpoint_id)[1] == data
+        data = data[:1_000_000] + b"an edit" + data[1_000_000:]
+    assert len(store.checkpoints()) == 2

@@ -9,8 +9,9 @@ import pytest
 from blake3 import blake3
 
 from selfware_common.state.chunking import Chunker
-from selfware_common.state.comparing import Comparer, Cut
+from selfware_common.state.comparing import Comparer, Cut, Span, compare, places, same_in_memory
 from selfware_common.state.scanning import ShorterError, Window, scan
+from selfware_common.state.tail import Tail
 from tests.bench.workload import Session
 
 
@@ -40,7 +41,11 @@ def by_hash(window: Window, before: Cut) -> Cut:
 
 def compared(comparer: Comparer, state: bytes) -> list[tuple[bytes, int]]:
     before = comparer.before
-    cut, spans = comparer.cut(state)
+    tails: list[Tail] = []
+    cut, spans = comparer.cut(state, tails.append)
+    for tail in tails:
+        assert not tail.is_joined or cut.digests[-len(tail.cut.digests) :] == tail.cut.digests
+        assert not tail.is_joined or new_from(tail.at, cut, spans) == new_from(tail.at, tail.cut, tail.spans)
     for window in (Window.over(memoryview(state)), small_window(state)):
         assert by_hash(window, before) == cut, "with the hashes alone it is the same"
     assert sum(span.count for span in spans) == len(cut.digests)
@@ -50,6 +55,12 @@ def compared(comparer: Comparer, state: bytes) -> list[tuple[bytes, int]]:
             assert cut.digests[at : at + span.count] == before.digests[span.before : span.before + span.count]
         at += span.count
     return list(zip(cut.digests, [end - start for start, end in pairwise(cut.starts)], strict=True))
+
+
+def new_from(begin: int, cut: Cut, spans: list[Span]) -> list[bytes]:
+    """The digests of the chunks behind this byte that are new."""
+    new = (n for first, count in places(spans) for n in range(first, first + count))
+    return [cut.digests[n] for n in new if cut.starts[n] >= begin]
 
 
 def changed(state: bytes, chance: random.Random) -> bytes:
@@ -97,3 +108,33 @@ def test_what_did_not_change_is_one_span() -> None:
 def test_a_source_that_ends_early_is_noticed() -> None:
     with pytest.raises(ShorterError):
         list(scan(Chunker(), Window(1000, lambda _room, _at: 0), Cut()))
+
+
+def test_what_was_appended_is_told_before_the_rest_is_compared() -> None:
+    session, comparer = Session(3_000_000), Comparer(Chunker())
+    comparer.cut(session.encode())
+    for _ in range(5):
+        session.step()
+        state, tails = session.encode(), list[Tail]()
+        cut, spans = comparer.cut(state, tails.append)
+        (tail,) = tails
+        assert tail.is_joined
+        assert len(state) - tail.at < 1_000_000
+        assert new_from(tail.at, cut, spans), "and it has the new chunks"
+
+
+def test_bytes_are_asked_for_before_they_are_looked_at() -> None:
+    chance = random.Random(4)
+    old = chance.randbytes(2_000_000)
+    new = old[:500_000] + chance.randbytes(300_000) + old[500_100:]
+    before = Comparer(Chunker()).cut(old)[0]
+    room, there = bytearray(len(new)), 0
+
+    def need(end: int) -> None:
+        nonlocal there
+        end = min(max(there, end), len(new))
+        room[there:end], there = new[there:end], end
+
+    view = memoryview(room)
+    cut, _ = compare(Chunker(), view, before, same_in_memory(old, view, before, need), need=need)
+    assert list(zip(cut.digests, [b - a for a, b in pairwise(cut.starts)], strict=True)) == scanned(new)

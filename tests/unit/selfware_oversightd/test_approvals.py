@@ -113,3 +113,15 @@ def test_what_is_no_approval_is_not_found(connection: sqlite3.Connection, wanted
 
 def test_a_question_that_never_expires_is_possible(connection: sqlite3.Connection) -> None:
     assert approvals.ask(connection, "e", "d", now=SECOND, timeout_seconds=1e300).expires_unix_nanos > 0
+
+
+def test_what_is_withdrawn_can_be_neither_answered_nor_used(connection: sqlite3.Connection) -> None:
+    asked(connection, 3)
+    approve(connection, "appr-2")
+    approvals.reject(connection, approvals.find(connection, "appr-3"), "no", SECOND, ANNA)
+    for number in (1, 2, 3):
+        approvals.withdraw(connection, number, SECOND, ANNA, "the past is another")
+    assert [approvals.find(connection, f"appr-{n}").state for n in (1, 2, 3)] == ["withdrawn", "withdrawn", "rejected"]
+    with pytest.raises(ApprovalDecidedError, match="it is withdrawn already"):
+        approve(connection, "appr-1")
+    assert not approvals.use(connection, 2, "e-2", "d-2")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from selfware_common.errors import DiskFullError
+from selfware_oversightd import trees
 from selfware_oversightd.errors import LedgerDamagedError, LedgerFailedError, LedgerVersionError
-from selfware_oversightd.ledger import Ledger
+from selfware_oversightd.ledger import FORMAT_VERSION, Ledger
 from selfware_oversightd.policy import Goal
 from selfware_oversightd.records import Control, EffectRecord, Outcome, State
 
@@ -133,6 +134,43 @@ def test_a_ledger_of_another_version_is_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(LedgerVersionError, match="version 9"):
         Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "ledger.sqlite")
+    with first.transaction() as connection:
+        first.add_effect(RECORD)
+        connection.execute("DROP TABLE captures")
+    first.connection.execute("PRAGMA user_version = 1")
+    first.close()
+    for _ in range(2):
+        again = Ledger(tmp_path / "ledger.sqlite")
+        assert again.effect("e-1") == RECORD
+        assert not trees.is_ours(again.connection, "h", "/w")
+        assert again.connection.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
+        again.close()
+
+
+def test_a_tree_is_ours_for_its_workspace_alone(ledger: Ledger) -> None:
+    with ledger.transaction() as connection:
+        trees.record(connection, "h", "/w", "s", 1)
+        trees.name(connection, "h", "/w", "ckpt-1")
+        trees.record(connection, "h", "/w", "s", 2)
+        trees.name(connection, "h", "/w", "ckpt-2")
+    assert trees.is_ours(ledger.connection, "h", "/w")
+    assert not trees.is_ours(ledger.connection, "h", "/other")
+    assert not trees.is_ours(ledger.connection, "i", "/w")
+    rows = ledger.connection.execute("SELECT stream_hash, workspace, checkpoint_id, unix_nanos FROM captures")
+    assert rows.fetchall() == [("h", "/w", "ckpt-2", 2)]
+
+
+def test_the_oldest_trees_are_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "MOST_ROWS", 10)
+    with ledger.transaction() as connection:
+        for number in range(25):
+            trees.record(connection, f"h{number}", "/w", "s", number)
+    known = [number for number in range(25) if trees.is_ours(ledger.connection, f"h{number}", "/w")]
+    assert known == list(range(15, 25))
 
 
 def test_the_ledger_grows_linearly_and_by_little(ledger: Ledger) -> None:

@@ -1,0 +1,192 @@
+"""`restore`: go back to a checkpoint, what the agent knew and the files it worked on, and be able to undo that.
+
+The order matters. First nothing may begin any more, then the present is saved, then oversightd puts the files back,
+last the agent goes back. Whatever fails or dies in between, everything stays paused and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfware_common.errors import SelfwareError
+from selfwarectl import checkpoints, differences, output, reach
+
+if TYPE_CHECKING:
+    from selfware_common.rpc import agent_pb2, checkpoint_pb2
+
+REST_SECONDS = 60.0
+"""How long an action that runs is waited for."""
+FILES_SECONDS = 600.0
+
+
+@click.command()
+@click.argument("checkpoint_id", metavar="ID")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--no-files", is_flag=True, help="Only what the agent knew; the files stay as they are.")
+@click.option("--stay-paused", is_flag=True, help="Do not go on afterwards; 'selfwarectl resume' does.")
+@output.json_option
+def restore(checkpoint_id: str, dry_run: bool, no_files: bool, stay_paused: bool) -> None:
+    """Go back to a checkpoint: what the agent knew, and the files of its workspaces.
+
+    Only checkpoints of level 'system' hold files. The present is saved first, so that this can be undone in the same
+    way. Tasks that were given later are forgotten, later approvals are withdrawn.
+
+    \b
+    Examples:
+      selfwarectl restore ckpt-00000042 --dry-run
+      selfwarectl restore ckpt-00000042
+      selfwarectl restore 42 --no-files --stay-paused
+    """
+    one = checkpoints.find(checkpoint_id)
+    with_files = not no_files
+    if with_files:
+        _require_files(one)
+    if dry_run:
+        _show_dry_run(one, with_files)
+        return
+    was_paused = bool(reach.operator("GET", "/status")["paused"])
+    come_to_rest(f"restoring {one.checkpoint_id}", was_paused)
+    safety = _save_present(one, with_files, was_paused)
+    try:
+        files = put_files_back(one.checkpoint_id, {}) if with_files else []
+        reply = _restore_agent(one.checkpoint_id)
+    except SelfwareError as error:
+        raise StillPausedError(reason=error.sentence, checkpoint_id=one.checkpoint_id) from None
+    if not was_paused and not stay_paused:
+        reach.operator("POST", "/resume", {})
+    _show_done(one, safety, files, reply, paused=was_paused or stay_paused)
+
+
+class StillPausedError(SelfwareError):
+    """The restore was not finished: {reason}"""
+
+    exit_code = 1
+    hint = (
+        "Everything stays paused and nothing is lost: run 'selfwarectl restore {checkpoint_id}' again, "
+        "or 'selfwarectl resume' to go on as it is now."
+    )
+
+
+class NoFilesError(SelfwareError):
+    """{checkpoint_id} holds what the agent knew, but no files: its level is {level}."""
+
+    exit_code = 4
+    hint = "Choose one of level 'system' (selfwarectl checkpoints ls), or add --no-files."
+
+
+def come_to_rest(reason: str, was_paused: bool) -> None:
+    """Let nothing begin, and wait until nothing runs. If something runs on, go on as before and say so."""
+    if not was_paused:
+        reach.operator("POST", "/pause", {"reason": reason})
+    end = time.monotonic() + REST_SECONDS
+    while running := reach.operator("GET", "/status")["running"]:
+        if time.monotonic() > end:
+            if not was_paused:
+                reach.operator("POST", "/resume", {})
+            raise reach.RefusedError(
+                reason=f"The action {running[0]} still runs after {REST_SECONDS:.0f} s; nothing was changed. "
+                "Try again when it has ended."
+            )
+        time.sleep(0.2)
+
+
+def put_files_back(checkpoint_id: str, into: dict[str, str], dry_run: bool = False) -> list[dict[str, Any]]:
+    """Have oversightd make workspaces (or other directories, by workspace) as they were; what it did with each."""
+    body = {"dry_run": dry_run, "into": into}
+    answer = reach.operator("POST", f"/checkpoints/{checkpoint_id}/restore", body, FILES_SECONDS)
+    found: list[dict[str, Any]] = answer["workspaces"]
+    return found
+
+
+def _require_files(one: checkpoint_pb2.CheckpointInfo) -> None:
+    level = output.plain(one)["level"]
+    if level != "system":
+        raise NoFilesError(checkpoint_id=one.checkpoint_id, level=level)
+
+
+def _save_present(one: checkpoint_pb2.CheckpointInfo, with_files: bool, was_paused: bool) -> str:
+    """What undoes this; the id of the checkpoint."""
+    from selfware_common.rpc import agent_pb2
+
+    level = agent_pb2.SAVE_LEVEL_SYSTEM if with_files else agent_pb2.SAVE_LEVEL_SESSION
+    label = f"before restoring {one.checkpoint_id}"
+    try:
+        return checkpoints.save_now(agent_pb2.SaveNowRequest(level=level, label=label)).checkpoint_id
+    except SelfwareError as error:
+        if not was_paused:
+            reach.operator("POST", "/resume", {})
+        reason = f"The present could not be saved first, so nothing was changed: {error.sentence}"
+        raise reach.FailedError(reason=reason) from None
+
+
+def _restore_agent(checkpoint_id: str) -> agent_pb2.RestoreReply:
+    from selfware_common.rpc import agent_pb2, agent_pb2_grpc
+
+    with reach.calling("agent") as channel:
+        stub = agent_pb2_grpc.AgentStub(channel)
+        return stub.Restore(agent_pb2.RestoreRequest(checkpoint_id=checkpoint_id), timeout=checkpoints.LONG_SECONDS)
+
+
+def _show_dry_run(one: checkpoint_pb2.CheckpointInfo, with_files: bool) -> None:
+    tasks = _tasks_that_change(one.checkpoint_id)
+    files = put_files_back(one.checkpoint_id, {}, dry_run=True) if with_files else []
+    if output.wants_json():
+        output.emit({"checkpoint": output.plain(one), "tasks": tasks, "workspaces": files})
+        return
+    output.say(f"would go back to {checkpoints.described(one)}")
+    for kind, words in (("deleted", "would be forgotten"), ("changed", "would go back"), ("added", "would come back")):
+        for task in tasks[kind]:
+            states = " → ".join(task[end]["state"] for end in ("from", "to") if end in task)
+            output.say(f"  {task['task_id']} {words}: {states}")
+    _show_files(files, "would be")
+    output.say("nothing was changed")
+
+
+def _tasks_that_change(checkpoint_id: str) -> dict[str, list[dict[str, Any]]]:
+    """From now to then."""
+    from selfware_common.rpc import agent_pb2, agent_pb2_grpc
+
+    with reach.calling("agent") as channel:
+        listed = agent_pb2_grpc.AgentStub(channel).ListTasks(agent_pb2.ListTasksRequest(), timeout=reach.SECONDS)
+    now = {one.task_id: {"state": output.plain(one)["state"]} for one in listed.tasks}
+    with differences.opened(checkpoint_id) as file:
+        tasks = differences.session_in(file, checkpoint_id)["tasks"]
+    then = {name: {"state": task["phase"]} for name, task in tasks.items()}
+    return {
+        "added": [{"task_id": name, "to": then[name]} for name in sorted(then.keys() - now.keys())],
+        "changed": [
+            {"task_id": name, "from": now[name], "to": then[name]}
+            for name in sorted(then.keys() & now.keys())
+            if now[name] != then[name]
+        ],
+        "deleted": [{"task_id": name, "from": now[name]} for name in sorted(now.keys() - then.keys())],
+    }
+
+
+def _show_done(
+    one: checkpoint_pb2.CheckpointInfo,
+    safety: str,
+    files: list[dict[str, Any]],
+    reply: agent_pb2.RestoreReply,
+    paused: bool,
+) -> None:
+    if output.wants_json():
+        restored = {"checkpoint": output.plain(one), "saved_before": safety, "workspaces": files, "paused": paused}
+        output.emit({**restored, "session_id": reply.session_id, "sequence": reply.sequence})
+        return
+    output.say(f"session {reply.session_id} is back at {checkpoints.described(one)}")
+    _show_files(files, "were")
+    undo = f"selfwarectl restore {safety}" + ("" if files else " --no-files")
+    output.say(f"'{undo}' undoes this" + ("; still paused, 'selfwarectl resume' goes on" if paused else ""))
+
+
+def _show_files(files: list[dict[str, Any]], would: str) -> None:
+    for one in files:
+        counts = ", ".join(f"{one[kind]['count']} {kind}" for kind in ("created", "changed", "deleted"))
+        output.say(f"  files in {one['directory']} {would}: {counts}")
+        for kind in ("created", "changed", "deleted"):
+            for path in one[kind]["paths"][: differences.FEW]:
+                output.say(f"    {kind} {path}")

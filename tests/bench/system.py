@@ -1,0 +1,155 @@
+"""Benchmark: a system state of 512 MB, of which 0.1, 1 and 10 % change; peers are borg and restic on the same file.
+
+Of each step: how long our save takes through a client that stays connected and as a file, what it adds to the store,
+and how long the slowest of many small calls to the same daemon took meanwhile (see ``prober``). Then the memory that
+checkpointd needed at most, also when some sessions save files that stay in memory between their saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from selfware_checkpointd.hot import BUDGET_BYTES
+from selfware_common.rpc import checkpoint_pb2 as pb
+from selfware_common.state.saving import Checkpoint, Saver, get_file, put_file
+from tests.bench import served
+from tests.bench.backup_tools import Tool, tools
+from tests.bench.common import line, median, say, timed
+from tests.bench.prober import Prober
+from tests.bench.workload import Session
+from tests.rig import temporary_home
+
+FILE = "state.json"
+SHARES = (0.001, 0.01, 0.1)
+LIMIT_BYTES = BUDGET_BYTES * 5 // 4 + 64 * 2**20
+HOT_SESSIONS = 3
+
+
+class Bench:
+    """Our two ways and the peers, over one base directory."""
+
+    def __init__(self, base: Path, size_bytes: int, with_peers: bool) -> None:
+        self.base = base
+        self.file = base / FILE
+        self.session = Session(size_bytes)
+        self.peers: list[Tool] = tools(base, FILE) if with_peers else []
+        self.sequence = 0
+
+    def run(self, rounds: int) -> None:
+        for peer in self.peers:
+            peer.prepare()
+        with served.Checkpointd(self.base / "a") as daemon, Saver(daemon.bulk, "s") as saver:
+            prober = Prober(daemon.socket)
+            epochs = {name: daemon.open(name).epoch for name in ("s", "file")}
+            calls: dict[str, Callable[[bytes], Checkpoint | None]] = {
+                "": lambda state: saver.save(epochs["s"], pb.LEVEL_SYSTEM, self.sequence, state),
+                "_file": lambda _: self._put(daemon, "file", epochs["file"]),
+                **{peer.name: lambda _, peer=peer: peer.save_step(self.sequence, self.base) for peer in self.peers},
+            }
+            prober.slowest()
+            first = self._save(calls)
+            size = self.file.stat().st_size
+            for suffix in ("", "_file"):
+                self._show(f"first_save_seconds{suffix}", {name: took for name, (took, _) in first.items()}, suffix, 1)
+                line("system", f"first_save_bytes_per_second{suffix}", "1/s", size / first[suffix][0])
+            self._show_delay(prober, "first_save")
+            for share in SHARES:
+                taken = []
+                for _ in range(rounds):
+                    self.session.step(share)
+                    taken.append(self._save(calls))
+                times = {name: median([one[name][0] for one in taken]) for name in calls}
+                for suffix in ("", "_file"):
+                    metric = f"incremental_save_seconds_{share * 100:g}_percent{suffix}"
+                    self._show(metric, times, suffix, rounds)
+                stored = median([one[""][1] for one in taken])
+                line("system", f"stored_bytes_{share * 100:g}_percent", "B", stored, n=rounds)
+                self._show_delay(prober, f"save_{share * 100:g}_percent")
+            self._restore(daemon, prober, rounds)
+            line("system", "peak_rss_bytes", "B", daemon.peak_bytes(), peer="limit", peer_value=LIMIT_BYTES)
+            prober.end()
+        self._many_files()
+
+    def _save(self, calls: dict[str, Callable[[bytes], Checkpoint | None]]) -> dict[str, tuple[float, int]]:
+        """Seconds and stored bytes of each."""
+        self.sequence += 1
+        state = self.session.encode()
+        self.file.write_bytes(state)
+        os.sync()  # nobody's fdatasync pays for the state file
+        done: dict[str, tuple[float, int]] = {}
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            saved = call(state)
+            done[name] = (time.perf_counter() - begin, saved.stored_bytes if saved is not None else 0)
+        say(f"save {self.sequence}: " + ", ".join(f"{name or 'ours'} {took:.3f}" for name, (took, _) in done.items()))
+        return done
+
+    def _put(self, daemon: served.Checkpointd, session: str, epoch: int) -> Checkpoint:
+        file = os.open(self.file, os.O_RDONLY)
+        try:
+            return put_file(daemon.bulk, session, epoch, pb.LEVEL_SYSTEM, self.sequence, file)
+        finally:
+            os.close(file)
+
+    def _restore(self, daemon: served.Checkpointd, prober: Prober, rounds: int) -> None:
+        target, newest = self.base / "restored", daemon.latest("s")
+
+        def get() -> None:
+            with target.open("wb") as file:
+                get_file(daemon.bulk, newest, file.fileno())
+
+        calls = {"": get, **{one.name: lambda one=one: one.restore_step(self.sequence, target) for one in self.peers}}
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, call in calls.items():
+                times[name].append(timed(call))
+                target.unlink()
+                if not name:
+                    self._show_delay(prober, "restore")
+        self._show("restore_seconds", {name: median(took) for name, took in times.items()}, "", rounds)
+
+    def _many_files(self) -> None:
+        """Sessions that take turns, each with a state of a quarter of this one's size."""
+        self.file.write_bytes(self.file.read_bytes()[: self.file.stat().st_size // 4])
+        with served.Checkpointd(self.base / "b") as daemon:
+            epochs = {f"hot-{number}": daemon.open(f"hot-{number}").epoch for number in range(HOT_SESSIONS)}
+            for _ in range(3):
+                for name, epoch in epochs.items():
+                    self.sequence += 1
+                    with self.file.open("ab") as file:
+                        file.write(os.urandom(1_000_000))
+                    self._put(daemon, name, epoch)
+            peak = daemon.peak_bytes()
+        line("system", f"peak_rss_bytes_{HOT_SESSIONS}_hot_files", "B", peak, peer="limit", peer_value=LIMIT_BYTES)
+
+    def _show(self, metric: str, times: dict[str, float], own: str, n: int) -> None:
+        families = sorted({peer.name.split()[0] for peer in self.peers}) or [""]
+        for family in families:
+            theirs = [times[peer.name] for peer in self.peers if peer.name.split()[0] == family]
+            line("system", metric, "s", times[own], peer=family, peer_value=min(theirs, default=None), n=n)
+
+    def _show_delay(self, prober: Prober, during: str) -> None:
+        slowest, count = prober.slowest()
+        line("system", f"slowest_small_call_seconds_during_{during}", "s", slowest, n=count)
+
+
+async def main(size_mb: float, rounds: int, with_peers: bool) -> None:
+    async with temporary_home() as base:
+        begin = time.perf_counter()
+        bench = Bench(base, int(size_mb * 1e6), with_peers)
+        say(f"made a state of {size_mb:g} MB in {time.perf_counter() - begin:.1f} s")
+        bench.run(rounds)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make bench BENCH=system", description=__doc__.splitlines()[0])
+    parser.add_argument("--size-mb", type=float, default=512, help="size of the first state")
+    parser.add_argument("--rounds", type=int, default=3, help="saves of each share, and restores")
+    parser.add_argument("--no-peers", action="store_true", help="only Selfware")
+    given = parser.parse_args()
+    asyncio.run(main(given.size_mb, max(1, given.rounds), not given.no_peers))

@@ -1,0 +1,188 @@
+"""Going back, with the real command line: what the agent knew and its files together, undone again, and forked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfware_common.rpc import agent_pb2
+from selfware_tool.probe import probe
+from tests.process.test_agent import ctl, loop_script, run, state_is, until
+from tests.rig import Job, Rig, effect_ids, tree_hash
+
+pytestmark = pytest.mark.timeout(300)
+
+SCRIPT = "cat one.txt >> two.txt; rm one.txt; ln -s two.txt link; chmod 600 two.txt; mkdir -p deep/er; touch deep/er/x"
+WALK = loop_script(
+    "walk",
+    {"tool": "write_file", "path": "one.txt", "content": "first\n"},
+    {"tool": "run_command", "script": SCRIPT},
+    {"tool": "write_file", "path": "three.txt", "content": "third\n"},
+    {"tool": "finish", "summary": "done"},
+)
+
+
+@pytest.fixture(autouse=True)
+def sandbox() -> None:
+    found = probe()
+    if not found.available:
+        pytest.skip(f"{found.sentence} {found.hint}")
+
+
+async def ctl_json(home: Path, *argv: str) -> Any:
+    code, out = await ctl(home, *argv, "--json")
+    assert code == 0, out
+    return json.loads(out)
+
+
+async def waits_with_one_file(rig: Rig, workspace: Path) -> str:
+    """The task has written a file and asks before it goes on; the id of a system checkpoint of that moment."""
+    await rig.submit(Job("walk", "walk; a few steps", workspace))
+    await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
+    made = await ctl_json(rig.home, "checkpoints", "now", "--label", "one file")
+    assert made["notes"] == []
+    return str(made["checkpoint_id"])
+
+
+async def approve_the_one_question(rig: Rig) -> str:
+    questions: list[dict[str, Any]] = []
+
+    async def asked() -> bool:
+        questions[:] = (await rig.operator("GET", "/interventions?state=pending"))[1]["interventions"]
+        return len(questions) == 1
+
+    await until(asked)
+    assert (await rig.operator("POST", f"/interventions/{questions[0]['id']}/approve", {}))[0] == 200
+    return str(questions[0]["effect_id"])
+
+
+def test_going_back_takes_files_and_knowledge_along_and_can_be_undone() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            then = await waits_with_one_file(rig, workspace)
+            early = tree_hash(workspace)
+            first_effect = await approve_the_one_question(rig)
+            await rig.all_ended(1)
+            late = tree_hash(workspace)
+            assert early != late
+
+            plan = await ctl_json(home, "restore", then, "--dry-run")
+            assert plan["tasks"]["changed"][0]["from"]["state"] == "solved"
+            assert plan["workspaces"][0]["deleted"]["count"] >= 3
+            assert tree_hash(workspace) == late
+
+            done = await ctl_json(home, "restore", then)
+            assert tree_hash(workspace) == early
+            assert not done["paused"]
+            # It goes on from there: the action that had no outcome yet is asked about once more, as another one.
+            second_effect = await approve_the_one_question(rig)
+            assert second_effect != first_effect
+            await rig.all_ended(1)
+            assert tree_hash(workspace) == late
+            ids = effect_ids(await rig.events())
+            assert len(ids) == len(set(ids))
+
+            code, said = await ctl(home, "checkpoints", "diff", then, done["saved_before"])
+            assert code == 0
+            assert "~ walk  running → solved" in said
+            assert "+ three.txt" in said
+            assert "- one.txt" in said
+
+            assert (await ctl(home, "restore", done["saved_before"]))[0] == 0
+            assert tree_hash(workspace) == late
+            assert (await rig.tasks())["walk"].state == agent_pb2.TASK_STATE_SOLVED
+
+    run(work)
+
+
+def test_what_waits_for_an_answer_is_withdrawn_when_it_is_undone() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            empty = (await ctl(home, "checkpoints", "now"))[0]
+            assert empty == 4  # nothing has happened yet
+            then = await waits_with_one_file(rig, workspace)
+            old = (await rig.operator("GET", "/interventions?state=pending"))[1]["interventions"][0]
+            await ctl_json(home, "restore", then, "--stay-paused")
+            assert (await ctl(home, "approve", old["id"]))[0] == 4
+            assert (await ctl(home, "resume"))[0] == 0
+            assert await approve_the_one_question(rig) != old["effect_id"]
+            await rig.all_ended(1)
+
+    run(work)
+
+
+def test_a_restore_is_remembered_by_an_agent_that_loses_its_checkpoints() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            then = await waits_with_one_file(rig, workspace)
+            await approve_the_one_question(rig)
+            await rig.all_ended(1)
+            await ctl_json(home, "restore", then)
+            await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
+            before = (await rig.tasks())["walk"]
+            packs = home / "checkpointd" / "checkpoints"
+        for pack in packs.glob("*.pack"):
+            if pack.stem > then:
+                pack.unlink()
+        async with Rig(home, WALK) as rig:
+            await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
+            after = (await rig.tasks())["walk"]
+            assert (after.steps, after.waiting_approval_id) == (before.steps, before.waiting_approval_id)
+            await approve_the_one_question(rig)
+            await rig.all_ended(1)
+
+    run(work)
+
+
+def test_a_fork_and_its_origin_go_on_independently() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            then = await waits_with_one_file(rig, workspace)
+            early = tree_hash(workspace)
+            forked = await ctl_json(home, "fork", then, "--name", "try")
+            copy = workspace.parent / "w-try"
+            assert tree_hash(copy) == early
+            assert forked["goals"][0]["goal_id"] == "walk.try"
+            assert list(await rig.tasks()) == ["walk"]
+            assert (await ctl(home, "fork", then, "--name", "try"))[0] == 4
+
+            await approve_the_one_question(rig)
+            await rig.all_ended(1)
+            late = tree_hash(workspace)
+            assert tree_hash(copy) == early
+
+            assert (await ctl(home, "recover", "--session", "try"))[0] == 0
+            assert list(await rig.tasks()) == ["walk.try"]
+            await approve_the_one_question(rig)
+            tasks = await rig.all_ended(1)
+            assert tasks["walk.try"].workspace == str(copy)
+            assert (tree_hash(workspace), tree_hash(copy)) == (late, late)
+
+            assert (await ctl(home, "recover", "--session", "nobody"))[0] == 1
+            assert (await ctl(home, "recover", "--session", "main"))[0] == 0
+            assert (await rig.tasks())["walk"].state == agent_pb2.TASK_STATE_SOLVED
+        async with Rig(home, WALK) as rig:
+            assert list(await rig.tasks()) == ["walk"]  # the one worked on last, not the youngest
+
+    run(work)
+
+
+def test_without_files_only_the_agent_goes_back() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            await waits_with_one_file(rig, workspace)
+            made = await ctl_json(home, "checkpoints", "now", "--level", "session")
+            await approve_the_one_question(rig)
+            await rig.all_ended(1)
+            late = tree_hash(workspace)
+            code, said = await ctl(home, "restore", made["checkpoint_id"])
+            assert code == 4
+            assert "--no-files" in said
+            await ctl_json(home, "restore", made["checkpoint_id"], "--no-files")
+            assert tree_hash(workspace) == late
+            await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
+
+    run(work)

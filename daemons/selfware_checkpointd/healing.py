@@ -59,7 +59,7 @@ class Healer:
         tiers: Tiers,
         newest: Newest,
         sync: Sync,
-        find_in_memory: Find,
+        find: Find,
     ) -> None:
         self._catalog = catalog
         self._reader = reader
@@ -67,7 +67,7 @@ class Healer:
         self._tiers = tiers
         self._newest = newest
         self._sync = sync
-        self._find_in_memory = find_in_memory
+        self._find = find
         self.notes: list[str] = []
 
     def check(self, number: int, with_cold: bool) -> Result:
@@ -268,20 +268,6 @@ class Healer:
         """The manifest once more, if the checkpoint's chunks are still known."""
         chunks = self._newest.get(number)
         return encode_manifest(pack.info, chunks.runs) if chunks is not None and pack.info is not None else None
-
-    def _find(self, digest: bytes) -> bytes | None:
-        """A chunk in memory, or in any other pack."""
-        chunk = self._find_in_memory(digest)
-        if chunk is not None:
-            return chunk
-        with self._upkeep.lock:
-            places = self._catalog.others(digest)
-        for pack, group, at in places:
-            with suppress(OSError, ColdAwayError):
-                chunk = unpack_frame(self._reader.frame(pack, group), group)[at]
-                if chunk is not None:
-                    return chunk
-        return None
 
 
 def _with_groups(pack: Pack, groups: list[Group]) -> Pack:

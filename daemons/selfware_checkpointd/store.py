@@ -27,6 +27,7 @@ from selfware_checkpointd.assembling import Assembler
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
 from selfware_checkpointd.coldstore import ColdStore
+from selfware_checkpointd.copies import Copies
 from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
@@ -43,7 +44,6 @@ from selfware_checkpointd.hot import Hot, is_right
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, number_of
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.packreading import PackReader
-from selfware_checkpointd.packs import unpack_frame
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.scrub import Scrub
 from selfware_checkpointd.tiers import Tiers
@@ -108,7 +108,10 @@ class Store:
         self._assembler = Assembler(self._catalog, self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
         self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold)
-        healer = Healer(self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync, self._hot_chunk)
+        self._copies = Copies(self._catalog, self._reader, self._hot, self._newest, self._lock)
+        healer = Healer(
+            self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync, self._copies.anywhere
+        )
         self.scrub = Scrub(self._catalog, self._upkeep, healer)
         self.opened = [verdict.problem for verdict in self.unreadable()]
         if self._catalog.cut_off:
@@ -226,7 +229,7 @@ class Store:
             plan = self._assembler.plan(info, at_rest)
             self._upkeep.readers += 1
         try:
-            yield info, self._assembler.pieces(plan, self._other_copy)
+            yield info, self._assembler.pieces(plan, self._copies.saved_again)
         finally:
             with self._lock:
                 self._upkeep.readers -= 1
@@ -354,31 +357,6 @@ class Store:
         self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
-
-    def _other_copy(self, digest: bytes) -> bytes | None:
-        """A damaged chunk as a later save stored it again."""
-        with self._lock:  # and not while it is read: whoever asks is a reader, so nothing is moved meanwhile
-            place = self._catalog.places.get(digest)
-            pack = self._catalog.packs.get(place[0]) if place else None
-            group = pack.group_of(place[1]) if place and pack else None
-        if place is None or pack is None or group is None:
-            return None
-        try:
-            return unpack_frame(self._reader.frame(pack, group), group)[place[1] - group.first]
-        except OSError:
-            return None
-
-    def _hot_chunk(self, digest: bytes) -> bytes | None:
-        """A chunk of a state that is in memory, verified."""
-        with self._lock:
-            for number in self._hot.numbers():
-                chunks, state = self._newest.get(number), self._hot.state(number)
-                if chunks is not None and state is not None and digest in chunks.cut.digests:
-                    at = chunks.cut.digests.index(digest)
-                    chunk = bytes(state[chunks.cut.starts[at] : chunks.cut.starts[at + 1]])
-                    if blake3(chunk).digest() == digest:
-                        return chunk
-        return None
 
     def _base_of(self, session_id: str, level: Level) -> tuple[int, ChunkList]:
         """What a state of this level is compared with, and its number: the newest one, or nothing."""

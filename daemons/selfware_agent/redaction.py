@@ -4,8 +4,8 @@ Only what has a form of its own is recognised, so that nothing else is lost: a h
 operator adds patterns ([checkpoint] redact_patterns). What is taken out never reaches the model either. Pure.
 
 Forms: GitHub (docs.github.com, "About authentication to GitHub"), GitLab ("Token overview"), AWS IAM ("Unique
-identifiers"), Slack ("Token types"), Google Cloud ("API keys"), OpenAI, Anthropic, Stripe ("API keys"), PyPI
-(pypi.org/help), npm; RFC 7468 for private keys; RFC 3986 for passwords in addresses.
+identifiers"), Slack ("Token types"), Google Cloud ("API keys"), OpenAI, Anthropic, Stripe ("API keys"), PyPI,
+npm; RFC 7468 for private keys; RFC 3986 for passwords in addresses.
 """
 
 from __future__ import annotations

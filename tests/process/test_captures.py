@@ -19,8 +19,8 @@ import grpc
 import pytest
 
 from selfware_common import clients
+from selfware_common.rpc import checkpoint_pb2, oversight_pb2_grpc
 from selfware_common.rpc import oversight_pb2 as pb
-from selfware_common.rpc import oversight_pb2_grpc
 from selfware_common.state import saving
 from selfware_common.state.sections import SESSION, WORKSPACE, SectionWriter, read_sections
 from selfware_common.trees import tree_digest, write_tree
@@ -350,6 +350,41 @@ def test_a_capture_that_is_killed_leaves_nothing_and_may_be_repeated(whole: Whol
     whole.pause()
     assert whole.restore(captured.checkpoint_id)[0] == 200
     assert tree_digest(whole.workspace) == before
+
+
+DYING = """
+import os, signal, sys
+from selfware_oversightd.captures import Captures
+from selfware_oversightd.__main__ import main
+
+def die(*ignored, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(Captures, sys.argv.pop(1), die)
+main()
+"""
+
+
+@pytest.mark.parametrize(("point", "saved"), [("_record", 0), ("_name", 1)])
+def test_no_checkpoint_is_ever_saved_that_cannot_be_restored(whole: Whole, point: str, saved: int) -> None:
+    """Killed before the trees are in the ledger, there is none; killed before it is named there, it is a good one."""
+    fill(whole.workspace)
+    before = tree_digest(whole.workspace)
+    whole.stack.stop()
+    whole.stack.start(program=("-c", DYING, point))
+    assert isinstance(whole.refused(), grpc.RpcError)
+    assert whole.stack.process is not None
+    assert whole.stack.process.wait(20) == -signal.SIGKILL
+    request = checkpoint_pb2.ListRequest(session_id="s")
+    listed = whole.memory.stub.List(request, timeout=20).checkpoints
+    found = [one.checkpoint_id for one in listed if one.level == SYSTEM]
+    assert len(found) == saved
+    whole.stack.start()
+    wreck(whole.workspace)
+    whole.pause()
+    for checkpoint_id in found:
+        assert whole.restore(checkpoint_id)[0] == 200
+        assert tree_digest(whole.workspace) == before
 
 
 @pytest.mark.parametrize("victim", ["keeper", "oversightd"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from selfware_checkpointd.errors import ColdAwayError
-from selfware_checkpointd.files import make_directory, sync_directory, write_durably
+from selfware_checkpointd.files import TEMPORARY_SUFFIX, make_directory, sync_directory, sync_file, write_durably
 from selfware_common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class ColdStore(Protocol):
 
     def put(self, name: str, data: bytes) -> None:
         """Durable on return."""
+
+    def settle(self, name: str) -> None:
+        """Make durable what somebody put there who died before it was told so."""
 
     def get(self, name: str) -> bytes:
         """All of it."""
@@ -116,9 +119,10 @@ class DirectoryStore:
 
     def prepare(self) -> None:
         try:
+            make_directory(self._directory)
             if not (self._directory / MARK).exists():
-                make_directory(self._directory)
                 write_durably(self._directory / MARK, [b"Packs of Selfware's checkpoints; its stubs say whose.\n"])
+            sync_directory(self._directory)  # whoever made the mark may have died before it was durable
         except OSError as error:
             raise self._away(error) from error
 
@@ -128,6 +132,17 @@ class DirectoryStore:
         try:
             make_directory(path.parent)
             write_durably(path, [data])
+        except OSError as error:
+            raise self._away(error) from error
+
+    def settle(self, name: str) -> None:
+        self._check()
+        path = self._directory / name
+        try:
+            path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
+            sync_file(path)
+            sync_directory(path.parent)
+            sync_directory(self._directory)
         except OSError as error:
             raise self._away(error) from error
 
@@ -150,7 +165,7 @@ class DirectoryStore:
         self._check()
         path = self._directory / name
         try:
-            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+            path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
                 sync_directory(path.parent)
@@ -209,6 +224,9 @@ class S3Store:
         except (self._failed, OSError) as error:
             raise self._away(error) from error
 
+    def settle(self, name: str) -> None:
+        pass  # what can be read from such a store is durable
+
     def get(self, name: str) -> bytes:
         try:
             return bytes(self._calls.get(self._objects, name).bytes())
@@ -249,6 +267,9 @@ class RenamedStore:
         pass
 
     def put(self, name: str, data: bytes) -> None:
+        raise self._away()
+
+    def settle(self, name: str) -> None:
         raise self._away()
 
     def get(self, name: str) -> bytes:

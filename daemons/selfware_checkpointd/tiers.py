@@ -205,7 +205,9 @@ class Tiers:
             if blake3(data).digest() != digest:
                 return None
             name = stub.name_of(part)
-            if is_new or not _holds(cold, name, digest):
+            if not is_new and _holds(cold, name, digest):
+                cold.settle(name)
+            else:
                 cold.put(name, data)
                 sent += length
                 if not _holds(cold, name, digest):

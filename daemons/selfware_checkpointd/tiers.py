@@ -73,17 +73,17 @@ class Tiers:
         return self._carry_out(lambda: self._plan_for_room(limit_bytes), now_unix_nanos, EVERYTHING, False)
 
     def tier_of(self, number: int) -> tuple[str, int]:
-        """Where a checkpoint's own pack lies ("warm", "warm and cold", "cold"), and its bytes in the cold store."""
-        with self._upkeep.lock:
-            pack = self._catalog.packs.get(number)
-        if pack is None or pack.stub is None:
+        """Where a checkpoint's own pack lies ("warm", "warm and cold", "cold"), and its bytes in the cold store. Takes
+        no lock: the event loop asks."""
+        pack = self._catalog.packs.get(number)
+        stub = pack.stub if pack is not None else None
+        if pack is None or stub is None:
             return "warm", 0
-        return ("warm and cold" if pack.is_here else "cold"), pack.stub.pack_bytes
+        return ("warm and cold" if pack.is_here else "cold"), stub.pack_bytes
 
     def facts(self) -> dict[str, str]:
-        """Numbers for `selfwarectl status`, if there is a cold store or was one."""
-        with self._upkeep.lock:
-            stubs = [pack.stub for pack in self._catalog.packs.values() if pack.stub is not None]
+        """Numbers for `selfwarectl status`, if there is a cold store or was one. Takes no lock."""
+        stubs = [pack.stub for _, pack in self._catalog.all() if pack.stub is not None]
         if self._cold is None and not stubs:
             return {}
         size = sum(stub.pack_bytes for stub in stubs)

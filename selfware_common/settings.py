@@ -80,13 +80,21 @@ class Checkpoint:
         6, "zstd level, 1 (fast) to 19 (small), of packs once they are packed tight.", minimum=1, maximum=19
     )
     storage_path: str = setting("", "Directory of the store; empty: the daemon's state directory.")
-    max_size_bytes: int = setting(10 * 1024**3, "Upper bound of the store.", minimum=1024**2)
+    max_size_bytes: int = setting(
+        10 * 1024**3,
+        "Upper bound of everything in the store, also while it is written: checkpoints, events, the reserve.",
+        minimum=1024**2,
+    )
     retention_days: int = setting(
         7,
-        "Checkpoints older than this go; younger ones are thinned out: all of an hour, then one per 10 min, hour, day.",
+        "Older checkpoints go, and events that two others hold; younger ones are thinned out: all of an hour, then one "
+        "per 10 min, hour, day. Tagged ones stay.",
         minimum=1,
     )
     keep_per_level: int = setting(20, "So many of the newest of each level stay, however old.", minimum=1)
+    most_per_level: int = setting(
+        0, "At most so many of each session and level; 0: as many as thinning leaves, about 500.", minimum=0
+    )
     incremental: bool = setting(True, "Store only what changed.")
     content_defined_chunking: bool = setting(True, "Cut chunks by content, so that an insertion stays local.")
     min_interval_seconds: float = setting(

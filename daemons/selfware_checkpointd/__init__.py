@@ -5,6 +5,7 @@ after event N; recovery is the newest intact checkpoint plus the events after N.
 ``segment``, ``sealing``, ``reopening`` and ``journal`` (events on disk), ``group_commit`` (many callers, one
 fdatasync), ``sessions`` (one writer at a time), ``chunking``, ``packs``, ``manifest``, ``catalog`` and ``store``
 (checkpoints), ``hot``, ``coldstub``, ``coldstore``, ``tiering`` and ``tiers`` (where they lie), ``scrub``, ``healing``
-and ``mending`` (that they stay right), ``retention`` (what may go), ``recovery`` (where to go on) and ``memory`` (all
-of it behind one object). The core never logs: it returns sentences.
+and ``mending`` (that they stay right), ``bounds``, ``room``, ``retention``, ``thinning``, ``trimming`` and ``reserve``
+(what may go, and that it is enough), ``recovery`` (where to go on) and ``memory`` (all of it behind one object). The
+core never logs: it returns sentences.
 """

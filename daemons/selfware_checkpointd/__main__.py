@@ -33,8 +33,11 @@ class CheckpointDaemon(daemon.Daemon):
     async def open(self) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._root = config.root(self.paths, self.settings)
-        level, cold = self.settings.checkpoint.compression_level, config.cold_store(self.paths, self.settings)
-        self._memory = await asyncio.to_thread(lambda: Memory(self._root, compression_level=level, cold=cold))
+        own, cold = self.settings.checkpoint, config.cold_store(self.paths, self.settings)
+        policy = config.policy(self.settings)
+        self._memory = await asyncio.to_thread(
+            lambda: Memory(self._root, compression_level=own.compression_level, policy=policy, cold=cold)
+        )
         self._set_policies()
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
@@ -69,6 +72,7 @@ class CheckpointDaemon(daemon.Daemon):
             "checkpoints": str(len(self._memory.store.checkpoints())),
             "damaged_checkpoints": str(len(self._memory.store.scrub.damage())),
             **self._memory.store.tiers.facts(),
+            "stored_bytes": str(self._memory.bounds.room.used_bytes()),
         }
 
     def grace_seconds(self) -> float:

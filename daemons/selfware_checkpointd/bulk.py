@@ -177,7 +177,14 @@ class _Connection:
         early = self._early.take(int(head.get("early", 0)))
         root = bytes.fromhex(head["root"])
         info = self._memory.save_change(
-            _subject(head), int(head["epoch"]), head["base"], spans, _chunks(body, lengths), root, early
+            _subject(head),
+            int(head["epoch"]),
+            head["base"],
+            spans,
+            _Chunks(body, lengths),
+            head["body"],
+            root,
+            early,
         )
         self._saved()
         return {"checkpoint": _told(info)}
@@ -223,7 +230,7 @@ class _Connection:
             if len(self._room) > KEPT_BYTES:
                 self._room = bytearray()
             return
-        with TemporaryFile(dir=self._spool) as spooled:
+        with self._memory.bounds.room.claim(size, is_written=True), TemporaryFile(dir=self._spool) as spooled:
             room = memoryview(bytearray(PIECE_BYTES))
             while size:
                 piece = room[: min(size, PIECE_BYTES)]
@@ -245,11 +252,17 @@ class _Connection:
             size -= len(piece)
 
 
-def _chunks(body: Body, lengths: list[int]) -> Iterator[memoryview]:
-    at = 0
-    for length in lengths:
-        yield body[at : at + length] if isinstance(body, memoryview) else memoryview(os.pread(body, length, at))
-        at += length
+class _Chunks:
+    """The chunks in a body, in order, as often as somebody asks."""
+
+    def __init__(self, body: Body, lengths: list[int]) -> None:
+        self._body, self._lengths = body, lengths
+
+    def __iter__(self) -> Iterator[memoryview]:
+        at, body = 0, self._body
+        for length in self._lengths:
+            yield body[at : at + length] if isinstance(body, memoryview) else memoryview(os.pread(body, length, at))
+            at += length
 
 
 def _subject(head: dict[str, Any]) -> Subject:

@@ -16,16 +16,18 @@ from __future__ import annotations
 import contextlib
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from selfware_checkpointd import coldstub
+from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.coldstub import COLD, COLD_CHUNKS, GONE, Stub
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index
+from selfware_checkpointd.thinning import Ruin
 
 LIVE = ".pack"
 CHUNKS_ONLY = ".chunks"
@@ -43,6 +45,7 @@ class Pack:
     firsts: list[int] = field(default_factory=list)
     version: int = VERSION
     stub: Stub | None = None  # where its copy lies in the cold store; the only one unless it is here
+    size_bytes: int = 0  # of the file, and of its stub
 
     @property
     def is_live(self) -> bool:
@@ -58,6 +61,11 @@ class Pack:
     def stub_path(self) -> Path:
         """Where its stub lies, if it has one."""
         return self.path.with_suffix(COLD if self.is_live else COLD_CHUNKS)
+
+    @property
+    def numbers(self) -> Iterator[int]:
+        """Of its chunks."""
+        return (index for group in self.groups for index in range(group.first, group.first + len(group.hashes)))
 
     def group_of(self, chunk: int) -> Group | None:
         """The group that holds a chunk."""
@@ -77,6 +85,8 @@ class Catalog:
         self.places: dict[bytes, tuple[int, int]] = {}
         self.lost: dict[int, set[int]] = {}  # per pack, the chunks that turned out to be damaged
         self.cut_off = ""  # one sentence about a save that never ended
+        self.uses = ChunkUses(self.runs_of)
+        self.size_bytes = 0  # of all files
         self._highest = 0
         self._said: dict[tuple[str, Level, int, bytes], int] = {}
         remove_leftovers(directory)
@@ -102,7 +112,7 @@ class Catalog:
 
     def add(self, path: Path, info: CheckpointInfo, groups: list[Group]) -> None:
         """Enter a pack that was just made durable."""
-        self._enter(info.number, Pack(path, info.session_id, groups, info))
+        self._enter(info.number, Pack(path, info.session_id, groups, info, size_bytes=info.stored_bytes))
 
     def runs_of(self, number: int) -> list[Run]:
         """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
@@ -121,37 +131,12 @@ class Catalog:
         """The same chunks, or fewer, lie in another way in the same file now."""
         old = self.packs[number]
         self.packs[number] = pack
+        self.size_bytes += pack.size_bytes - old.size_bytes
         kept = {index for group in pack.groups for index in range(group.first, group.first + len(group.hashes))}
         for group in old.groups:
             for index, digest in enumerate(group.hashes, group.first):
                 if index not in kept and self.places.get(digest) == (number, index):
                     del self.places[digest]
-
-    def disk_bytes(self) -> int:
-        """The length of all files."""
-        total = 0
-        for pack in self.packs.values():
-            for path in {pack.path, pack.stub_path} if pack.stub else {pack.path}:
-                with contextlib.suppress(FileNotFoundError):
-                    total += path.stat().st_size
-        return total
-
-    def all_runs(self) -> list[Run]:
-        """Everything that living checkpoints need. One that cannot be read, perhaps only now, may need any chunk that
-        is older than itself: it does."""
-        runs: list[Run] = []
-        unreadable = 0
-        for number, pack in self.packs.items():
-            if not pack.is_live:
-                continue
-            try:
-                runs += self.runs_of(number)
-            except ValueError:
-                unreadable = max(unreadable, number)
-        for number, pack in self.packs.items():
-            if number < unreadable:
-                runs += [Run(number, group.first, len(group.hashes)) for group in pack.groups]
-        return runs
 
     def chunks_of(self, number: int) -> ChunkList:
         """The chunks of a live checkpoint in order; raises ValueError if one of its packs is gone or damaged."""
@@ -169,6 +154,21 @@ class Catalog:
                     chunks.add(digest, length, run.pack, index)
                     index += 1
         return chunks
+
+    def ruins(self) -> list[Ruin]:
+        """Checkpoints whose own record is damaged, read once more: what could not be read may be well now, and what a
+        newer Selfware wrote is not damaged."""
+        found = []
+        for number, pack in self.packs.items():
+            if pack.is_live and pack.is_here and pack.info is None:  # a stub's record is no pack's
+                with contextlib.suppress(OSError):
+                    file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        if is_ruined(file, number):
+                            found.append(Ruin(number, pack.session_id, os.fstat(file).st_mtime_ns))
+                    finally:
+                        os.close(file)
+        return found
 
     def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
         """The newest readable one of a session, of this level if one is given."""
@@ -227,6 +227,7 @@ class Catalog:
                 stub_path.rename(stub_path.with_suffix(COLD_CHUNKS))
                 pack.path = pack.path if was_here else stub_path.with_suffix(COLD_CHUNKS)
             pack.info = None
+            self.uses.leave(number)
         sync_directory(self.directory)
 
     def copied(self, number: int, stub: Stub, moving: Path) -> None:
@@ -235,14 +236,17 @@ class Catalog:
         moving.rename(pack.stub_path)
         sync_directory(self.directory)
         pack.stub = stub
+        self._grow(pack, pack.stub_path.stat().st_size)
 
     def drop_stub(self, number: int) -> None:
         """The copy in the cold store is not wanted any more; to be removed there later."""
         pack = self.packs[number]
         if pack.stub is not None:
+            size = pack.stub_path.stat().st_size
             pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
             sync_directory(self.directory)
             pack.stub = None
+            self._grow(pack, -size)
 
     def evict(self, number: int) -> int:
         """Only the copy in the cold store stays; the bytes freed here."""
@@ -254,32 +258,44 @@ class Catalog:
         pack.path.unlink()
         sync_directory(self.directory)
         pack.path = stub_path
+        self._grow(pack, -freed)
         if pack.info is not None:
             pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
         return freed
 
-    def sweep(self) -> int:
-        """Remove packs that no living checkpoint uses; returns the bytes freed. Harmless when it runs twice."""
-        used = {run.pack for run in self.all_runs()}
-        unused = [number for number, pack in self.packs.items() if not pack.is_live and number not in used]
-        freed = 0
+    def _grow(self, pack: Pack, size: int) -> None:
+        pack.size_bytes += size
+        self.size_bytes += size
+
+    def sweep(self, spared: Container[int] = ()) -> int:
+        """Remove packs that no living checkpoint uses, but for some; returns the bytes freed. Harmless when it runs
+        twice."""
+        unused = [
+            number
+            for number, pack in self.packs.items()
+            if not pack.is_live and number not in spared and not self.uses.is_used(number)
+        ]
+        before = self.size_bytes
         for number in unused:
-            pack = self.packs.pop(number)
-            self.lost.pop(number, None)
-            if pack.is_here:
-                freed += pack.path.stat().st_size
-                pack.path.unlink()
+            pack = self.packs[number]
             if pack.stub is not None:
                 pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+            if pack.is_here:
+                pack.path.unlink(missing_ok=True)
+            del self.packs[number]
+            self.lost.pop(number, None)
+            self.uses.forget(number)
+            self.size_bytes -= pack.size_bytes
             for group in pack.groups:
                 for index, digest in enumerate(group.hashes, group.first):
                     if self.places.get(digest) == (number, index):
                         del self.places[digest]
         if unused:
             sync_directory(self.directory)
-        return freed
+        return before - self.size_bytes
 
     def _add_file(self, path: Path, number: int, is_last: bool, stub_path: Path | None) -> None:
+        size = path.stat().st_size
         index = self._read(path, number)
         stub = self._stub_beside(path, stub_path, index) if stub_path else None
         if index.manifest is None and stub is not None:
@@ -291,10 +307,18 @@ class Catalog:
         if is_last and path.suffix == LIVE:
             # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
             sync_file(path)
-        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version, stub=stub)
+        local = size + (self._stub_bytes(path) if stub else 0)
+        pack = Pack(
+            path, index.session_id, index.groups, problem=index.problem, version=index.version, stub=stub,
+            size_bytes=local,
+        )  # fmt: skip
         if path.suffix == LIVE and index.manifest is not None:
-            pack.info, _ = decode_manifest(index.manifest, path.stat().st_size)
+            pack.info, _ = decode_manifest(index.manifest, size)
         self._enter(number, pack)
+
+    @staticmethod
+    def _stub_bytes(path: Path) -> int:
+        return path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS).stat().st_size
 
     def _stub_beside(self, path: Path, stub_path: Path, index: PackIndex) -> Stub | None:
         """What lies in the cold store of a pack that is here. A stub that says something else of it counts for
@@ -315,6 +339,7 @@ class Catalog:
         index = self._read(path, number)
         pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
         with contextlib.suppress(OSError, ValueError):
+            pack.size_bytes = path.stat().st_size
             pack.stub = coldstub.read(path).stub
         if path.suffix == COLD and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, 0)
@@ -323,6 +348,9 @@ class Catalog:
     def _enter(self, number: int, pack: Pack) -> None:
         pack.firsts = [group.first for group in pack.groups]
         self.packs[number] = pack
+        self.size_bytes += pack.size_bytes
+        if pack.is_live:
+            self.uses.expect(number)
         self._highest = max(self._highest, number)
         if pack.info is not None:
             self._said[_saying(pack.info)] = number
@@ -333,7 +361,7 @@ class Catalog:
     @staticmethod
     def _read(path: Path, number: int) -> PackIndex:
         if path.suffix in (COLD, COLD_CHUNKS):
-            return _read_stub(path)
+            return coldstub.index_in(path)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -359,16 +387,3 @@ def _by_number(directory: Path, suffixes: Sequence[str]) -> dict[int, Path]:
         if path.suffix in suffixes and digits.isdecimal():
             found[int(digits)] = path
     return found
-
-
-def _read_stub(path: Path) -> PackIndex:
-    """The index of a pack that lies in the cold store."""
-    try:
-        index = coldstub.read(path).index
-    except FileNotFoundError:
-        return PackIndex([], "", None, f"its file {path.name} is missing")
-    except OSError as error:
-        return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
-    except ValueError as error:
-        return PackIndex([], "", None, str(error))
-    return index or PackIndex([], "", None, f"its index in {path.name} is damaged")

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from selfware_checkpointd.manifest import Run
 from selfware_common.state.comparing import Cut
 
-KEPT = 12  # about 0.5 MB for each 64 MB of state
+MOST_CHUNKS = 100_000  # of all lists that are kept; 64 MB of state have 3,300 of them, which take 0.5 MB
+MOST_LISTS = 64  # a micro checkpoint has few chunks, but there are many: they must not drive out the others
 
 
 class ChunkList:
@@ -79,9 +80,12 @@ class Newest:
         """Keep it; the oldest one goes."""
         self._lists[number] = chunks
         self._lists.move_to_end(number)
-        while len(self._lists) > KEPT:
+        while len(self._lists) > MOST_LISTS or (self._chunks() > MOST_CHUNKS and len(self._lists) > 2):
             self._lists.popitem(last=False)
 
     def forget(self, number: int) -> None:
         """Its checkpoint is gone."""
         self._lists.pop(number, None)
+
+    def _chunks(self) -> int:
+        return sum(len(one.cut.digests) for one in self._lists.values())

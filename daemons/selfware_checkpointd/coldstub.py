@@ -134,6 +134,19 @@ def read(path: Path) -> Read:
     return decode(path.read_bytes())
 
 
+def index_in(path: Path) -> PackIndex:
+    """The index of a pack that lies in the cold store."""
+    try:
+        index = read(path).index
+    except FileNotFoundError:
+        return PackIndex([], "", None, f"its file {path.name} is missing")
+    except OSError as error:
+        return PackIndex([], "", None, f"its file {path.name} cannot be read ({error.strerror})")
+    except ValueError as error:
+        return PackIndex([], "", None, str(error))
+    return index or PackIndex([], "", None, f"its index in {path.name} is damaged")
+
+
 def decode(data: bytes) -> Read:
     """The same from its bytes."""
     try:

@@ -22,7 +22,7 @@ def root(where: Paths, settings: Settings) -> Path:
 def policy(settings: Settings) -> Policy:
     """Which checkpoints may go."""
     own = settings.checkpoint
-    return Policy(own.retention_days, own.max_size_bytes, dict.fromkeys(Level, own.keep_per_level))
+    return Policy(own.retention_days, own.max_size_bytes, dict.fromkeys(Level, own.keep_per_level), own.most_per_level)
 
 
 def cold_store(where: Paths, settings: Settings) -> ColdStore | None:

@@ -52,6 +52,14 @@ class JournalCorruptError(SelfwareError):
     hint = "Recover from a checkpoint after the damage, or fork the session at event {last_good}."
 
 
+class EventsLetGoError(SelfwareError):
+    """Events 1 to {last} of session {session_id} were let go: checkpoints hold what came of them."""
+
+    status = grpc.StatusCode.OUT_OF_RANGE
+    exit_code = 1
+    hint = "Begin after event {last}, or at a checkpoint."
+
+
 class SequenceGapError(SelfwareError):
     """Session {session_id} expects event {expected} next and was given event {sequence}."""
 
@@ -134,6 +142,47 @@ class CheckpointCorruptError(SelfwareError):
     status = grpc.StatusCode.DATA_LOSS
     exit_code = 74
     hint = "Run 'selfwarectl checkpoints verify'. The agent resumes from the one before."
+
+
+class StoreFullError(SelfwareError):
+    """The store may take {limit} bytes; a checkpoint of {size} does not fit into the {left} that can be made free."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    exit_code = 74
+    hint = (
+        "Raise [checkpoint] max_size_bytes, or remove tags: tagged checkpoints and the last ones of each session stay."
+    )
+
+
+class TagTakenError(SelfwareError):
+    """The tag '{name}' belongs to {checkpoint_id}."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+    exit_code = 1
+    hint = "Take another name, or remove that tag first."
+
+
+class InvalidTagError(SelfwareError):
+    """'{name}' is not a tag."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 2
+    hint = "Use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, but not with 'ckpt-'."
+
+
+class TagNotFoundError(SelfwareError):
+    """There is no tag '{name}'."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    exit_code = 1
+
+
+class TagsCorruptError(SelfwareError):
+    """The tags in {path} are damaged: neither copy matches its checksum."""
+
+    status = grpc.StatusCode.DATA_LOSS
+    exit_code = 74
+    hint = "No checkpoint is deleted meanwhile. Move that file away, and tag again what is to stay."
 
 
 class UnknownBaseError(SelfwareError):

@@ -173,15 +173,16 @@ class Healer:
     def _put(self, pack: Pack, number: int, temporary: Path, mended: Mended | None, what: str) -> Result:
         """Into its place, if nobody reads just now."""
         with self._upkeep.lock:
-            if self._upkeep.readers or not self._is_current(pack, number):
+            if self._upkeep.is_held(number) or not self._is_current(pack, number):
                 temporary.unlink()
                 return Result.LATER
             if mended is not None:
                 self._catalog.drop_stub(number)  # the copy elsewhere is of other bytes
+            size = temporary.stat().st_size
             temporary.rename(pack.path)
             sync_directory(pack.path.parent)
             if mended is not None:
-                self._catalog.replace(number, _with_groups(pack, mended.groups))
+                self._catalog.replace(number, replace(_with_groups(pack, mended.groups), size_bytes=size))
             self._catalog.found_again(number, mended.lost if mended else frozenset())
         self.notes.append(f"{pack.path.name} was damaged and is healed, {what}")
         return Result.HEALED
@@ -224,13 +225,16 @@ class Healer:
         path = pack.path.with_suffix(LIVE if pack.is_live else CHUNKS_ONLY)
         temporary, size = write_aside(path, mended.pieces, self._sync)
         with self._upkeep.lock:
-            if self._upkeep.readers or not self._is_current(pack, number):
+            if self._upkeep.is_held(number) or not self._is_current(pack, number):
                 temporary.unlink()
                 return Result.LATER
             temporary.rename(path)
             sync_directory(path.parent)
             info = replace(pack.info, stored_bytes=size) if pack.info else None
-            self._catalog.replace(number, replace(_with_groups(pack, mended.groups), path=path, info=info))
+            total = size + pack.size_bytes  # with that of the stub
+            self._catalog.replace(
+                number, replace(_with_groups(pack, mended.groups), path=path, info=info, size_bytes=total)
+            )
             self._catalog.found_again(number, frozenset())
             self._catalog.drop_stub(number)
         self.notes.append(f"the copy of {checkpoint_id(number)} in the cold store was damaged; a healed one is here")

@@ -18,11 +18,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
-from selfware_checkpointd import sealing
+from selfware_checkpointd import sealing, trimming
 from selfware_checkpointd.errors import (
+    EventsLetGoError,
     JournalCorruptError,
     JournalStoppedError,
     SequenceConflictError,
@@ -33,11 +34,21 @@ from selfware_checkpointd.errors import (
 )
 from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
 from selfware_checkpointd.reopening import reopen
-from selfware_checkpointd.segment import HEADER_BYTES, Record, decode_record, encode_header, encode_record, scan
+from selfware_checkpointd.segment import (
+    HEADER_BYTES,
+    Record,
+    decode_record,
+    encode_header,
+    encode_record,
+    first_time,
+    scan,
+)
+from selfware_checkpointd.trimming import Closed
 from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 NO_FILE = -1
+UNKNOWN_TIME = 1 << 62
 
 
 @dataclass(slots=True)
@@ -78,10 +89,13 @@ class Journal:
         self._covered = 0  # a checkpoint holds everything up to here
         self._damage_until = 0  # the last event that damage in the newest segment has taken
         self._last = 0
+        self._floor = 0  # events up to here were let go
+        self.grown_bytes = 0  # what was written since it was opened
         self._firsts: list[int] = []
         self._file = NO_FILE
         self._durable_bytes = 0
         self._offsets = array("Q")  # of the records in the segment being written
+        self._begun: dict[int, int] = {}  # when segments began, of those that somebody asked for
         try:
             self._open()
         except OSError as error:
@@ -100,6 +114,11 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
                 total += path.stat().st_size
         return total
+
+    @property
+    def floor(self) -> int:
+        """The last event that was let go; 0 if all are there."""
+        return self._floor
 
     def fence(self, epoch: int) -> int:
         """Refuse older writers from now on; returns the last event that any of them made durable."""
@@ -139,6 +158,13 @@ class Journal:
             self._lock.release()
             raise
 
+    def hasten(self, begun: Begun) -> None:
+        """In between, where others are written, too, before anybody waits for the disk: let it begin. To be told that
+        these bytes are not needed in memory, the system starts to write them, and a sync finds them under way."""
+        if begun.batch is not None and begun.batch.records:
+            with contextlib.suppress(OSError):  # advice only: the sync says what is wrong
+                os.posix_fadvise(self._file, self._durable_bytes, 0, os.POSIX_FADV_DONTNEED)
+
     def finish(self, begun: Begun) -> list[SelfwareError | None]:
         """The second half: durable, or why not, for each submission."""
         try:
@@ -157,6 +183,7 @@ class Journal:
             start = self._offset_in_newest(expected)
         if expected > last:
             return
+        self._refuse_let_go(expected)
         place = ("its first segment", 0)
         for first in firsts[max(0, bisect_right(firsts, expected) - 1) :]:
             is_newest = first == firsts[-1]
@@ -167,11 +194,39 @@ class Journal:
                 if placed.record.sequence < expected:
                     continue
                 if placed.record.sequence > expected:
+                    self._refuse_let_go(expected)
                     raise self._corrupt(place[0], place[1] or placed.offset, expected - 1)
                 yield placed.record
                 expected += 1
         if expected <= last:
+            self._refuse_let_go(expected)
             raise self._corrupt(place[0], place[1], expected - 1)
+
+    def closed(self) -> list[Closed]:
+        """The segments after which another one began, oldest first."""
+        with self._lock:
+            firsts = list(self._firsts)
+        return [
+            Closed(self.session_id, first, then - 1, sealing.size_of(self._directory, first), self._begun_at(then))
+            for first, then in pairwise(firsts)
+        ]
+
+    def trim(self, last: int) -> int:
+        """Let whole segments up to this event go; returns how many. Whoever dies when: the next one finishes it."""
+        with self._lock:
+            going = [first for first, then in pairwise(self._firsts) if then - 1 <= last]
+            if not going:
+                return 0
+            kept = self._firsts[len(going) :]
+            try:
+                trimming.write_floor(self._directory, kept[0] - 1)
+                self._floor, self._firsts = kept[0] - 1, kept
+                sealing.remove(self._directory, going)
+            except OSError as error:
+                raise disk_error(error, "how far the journal was let go", self._directory) from error
+            for first in going:
+                self._begun.pop(first, None)
+            return len(going)
 
     def seal(self) -> int:
         """Compress segments that are full; returns how many. For quiet moments, not for the path of an append."""
@@ -193,8 +248,10 @@ class Journal:
     def _open(self) -> None:
         make_directory(self._directory)
         remove_leftovers(self._directory)
+        self._floor = trimming.read_floor(self._directory)
+        sealing.remove(self._directory, [n for n in sealing.first_sequences(self._directory) if n <= self._floor])
         found = reopen(self._directory, self.session_id)
-        self.opened, self._firsts, self._last = found.repaired, found.firsts, found.last
+        self.opened, self._firsts, self._last = found.repaired, found.firsts, max(found.last, self._floor)
         if found.damage is not None:
             self.damage = self._corrupt(found.damage.segment, found.damage.offset, found.damage.last_good)
             self._damage_until = found.damage.until
@@ -284,6 +341,7 @@ class Journal:
         *starts, self._durable_bytes = accumulate(map(len, batch.pieces), initial=self._durable_bytes)
         self._offsets.extend(starts)
         self._last = batch.records[-1].sequence
+        self.grown_bytes += self._durable_bytes - batch.offset
 
     def _take_back(self) -> None:
         """Back to the last durable length; while the disk refuses even that, every append begins with another try."""
@@ -330,6 +388,16 @@ class Journal:
             self._file = NO_FILE
 
     # ---- helpers
+
+    def _refuse_let_go(self, sequence: int) -> None:
+        if sequence <= self._floor:
+            raise EventsLetGoError(session_id=self.session_id, last=self._floor)
+
+    def _begun_at(self, first: int) -> int:
+        """When a segment's first event was made, read once; in a far future if that is not known."""
+        if not self._begun.get(first):
+            self._begun[first] = first_time(sealing.read_head(self._directory, first))
+        return self._begun[first] or UNKNOWN_TIME
 
     def _offset_in_newest(self, sequence: int) -> int:
         """Where a record lies in the segment being written; 0 if it is not there."""

@@ -17,13 +17,15 @@ from enum import IntEnum
 from pathlib import Path
 
 from selfware_checkpointd.ahead import Ahead
+from selfware_checkpointd.bounds import Bounds
 from selfware_checkpointd.coldstore import ColdStore
 from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
-from selfware_checkpointd.retention import retain
+from selfware_checkpointd.reserve import MOST_BYTES as RESERVE_BYTES
+from selfware_checkpointd.room import NO_LIMIT, Room
 from selfware_checkpointd.scrub import ScrubPolicy
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.segment_scrub import SegmentScrub
@@ -34,8 +36,12 @@ from selfware_checkpointd.tiering import ColdPolicy
 from selfware_checkpointd.tiers import MOVE_BYTES
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_common.errors import DiskFullError
+from selfware_common.state.chunking import AVERAGE_BYTES
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Read
+
+KEEP_ALL = Policy(retention_days=36_500, max_size_bytes=NO_LIMIT)
+LEAST_CHUNK_BYTES = AVERAGE_BYTES // 4
 
 
 class LastEnd(IntEnum):
@@ -77,12 +83,16 @@ class Memory:
         root: Path,
         clock: Callable[[], int] = time.time_ns,
         compression_level: int = COMPRESSION_LEVEL,
+        policy: Policy = KEEP_ALL,
+        reserve_bytes: int = RESERVE_BYTES,
         cold: ColdStore | None = None,
     ) -> None:
-        """Opens the store; journals are opened when they are first needed. ``cold``: where old packs may lie."""
+        """Opens the store; journals are opened when they are first needed. Saves heed the policy's limit at once, and
+        that of the last ``maintain`` from then on. ``cold``: where old packs may lie."""
         self._clock = clock
+        room = Room(policy.max_size_bytes)
         self.sessions = Sessions(root / "sessions")
-        self.store = Store(root / "checkpoints", compression_level=compression_level, cold=cold)
+        self.store = Store(root / "checkpoints", compression_level=compression_level, room=room, cold=cold)
         self.store.scrub.segments = SegmentScrub(self.sessions, self.store)
         self.cold_policy, self.scrub_policy = ColdPolicy(), ScrubPolicy()
         self.notes: list[str] = list(self.store.opened)
@@ -90,6 +100,8 @@ class Memory:
         self._doors: dict[str, GroupCommitter] = {}
         self._journals: dict[str, Journal] = {}
         self._lock = threading.Lock()
+        self._maintaining = threading.Lock()
+        self.bounds = Bounds(root, room, self.store, self.sessions, self._journals, policy, clock, reserve_bytes)
 
     async def open_session(self, session_id: str, writer_id: str) -> Opened:
         """Become the one writer; every earlier writer's epoch is refused from now on."""
@@ -106,6 +118,8 @@ class Memory:
         if door is None:
             journal = await asyncio.to_thread(self.journal, session_id)
             door = self._door(journal)
+        if self.bounds.is_tight():
+            await asyncio.to_thread(self.bounds.loosen)
         await door.submit(records)
         return door.journal.last_sequence
 
@@ -135,14 +149,20 @@ class Memory:
         def check() -> None:
             self.sessions.check(session_id, epoch)
 
-        save = self.store.save
-        return await asyncio.to_thread(save, session_id, level, sequence, state, label, now, check, expected_hash)
+        def save() -> CheckpointInfo:
+            return self.store.save(session_id, level, sequence, state, label, now, check, expected_hash)
+
+        return await asyncio.to_thread(self._saving, level, len(state), save)
 
     def save_from(self, subject: Subject, epoch: int, size: int, read: Read) -> CheckpointInfo:
         """The same from a source that is read as it is saved; blocking: for a thread. The subject's time is ours."""
         self.sessions.check(subject.session_id, epoch)
         stamped = replace(subject, now_unix_nanos=self._clock())
-        return self.store.save_from(stamped, size, read, lambda: self.sessions.check(subject.session_id, epoch))
+
+        def save() -> CheckpointInfo:
+            return self.store.save_from(stamped, size, read, lambda: self.sessions.check(subject.session_id, epoch))
+
+        return self._saving(subject.level, size, save)
 
     def save_change(
         self,
@@ -151,17 +171,24 @@ class Memory:
         base_id: str,
         spans: Sequence[Span],
         fresh: Iterable[memoryview],
+        fresh_bytes: int,
         root: bytes,
         ahead: Ahead | None = None,
     ) -> CheckpointInfo:
-        """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread."""
+        """A durable checkpoint of which only the change came (see Store.save_change); blocking: for a thread. fresh may
+        be gone through twice."""
         self.sessions.check(subject.session_id, epoch)
         stamped = replace(subject, now_unix_nanos=self._clock())
 
         def check() -> None:
             self.sessions.check(subject.session_id, epoch)
 
-        return self.store.save_change(stamped, base_id, spans, fresh, root, check, ahead)
+        def save() -> CheckpointInfo:
+            return self.store.save_change(stamped, base_id, spans, fresh, root, check, ahead)
+
+        early_bytes = sum(len(data) for _, data in ahead.chunks) if ahead is not None else 0
+        chunks = sum(span.count for span in spans)
+        return self.bounds.saving(subject.level, fresh_bytes + early_bytes, chunks, save)
 
     async def load(self, checkpoint_id: str) -> tuple[CheckpointInfo, bytes]:
         """A verified state."""
@@ -209,6 +236,9 @@ class Memory:
             self._cover(session_id, journal)
             self._journals[session_id] = journal
             return journal
+
+    def _saving(self, level: Level, size: int, save: Callable[[], CheckpointInfo]) -> CheckpointInfo:
+        return self.bounds.saving(level, size, 1 + size // LEAST_CHUNK_BYTES, save)
 
     def _door(self, journal: Journal) -> GroupCommitter:
         return self._doors.setdefault(journal.session_id, GroupCommitter(journal, self._writers))
@@ -261,21 +291,26 @@ class Memory:
         return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))
 
     def _maintain(self, policy: Policy, most_bytes: int) -> str:
-        with self._lock:
-            journals = list(self._journals.values())
         tiers, now = self.store.tiers, self._clock()
-        pushed = ""
-        with suppress(DiskFullError):  # there is no room for a stub: what is copied already went, the rest is deleted
-            pushed = tiers.make_room(policy.max_size_bytes, now)
-        retained = retain(self.store, policy, now)  # early: it makes room, and the rest needs some
-        sealed, rest = 0, list[str]()
-        try:
-            sealed = sum(journal.seal() for journal in journals)
-            rest.append(self.store.tighten(most_bytes))
-            rest.append(tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
-            rest.append(self.store.scrub.turn(self.scrub_policy, now))
-        except DiskFullError as error:
-            rest.append(f"no more than that: {error.sentence}")
-        self.notes += tiers.taken_notes() + self.store.scrub.taken_notes()
-        said = [f"compressed {sealed} journal segments", pushed, retained, *rest]
-        return ", ".join(one for one in said if one)
+        with self._maintaining:
+            pushed = ""
+            with suppress(DiskFullError):  # no room for a stub: what is copied already went, the rest is deleted
+                pushed = self._push_out(policy, now)
+            retained = self.bounds.keep(policy, self.journal)  # early: it makes room, and the rest needs some
+            self.notes.extend(self.bounds.taken_notes())
+            sealed, rest = 0, list[str]()
+            try:
+                sealed = sum(journal.seal() for journal in list(self._journals.values()))
+                rest.append(self.store.tighten(most_bytes))
+                rest.append(tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
+                rest.append(self.store.scrub.turn(self.scrub_policy, now))
+            except DiskFullError as error:
+                rest.append(f"no more than that: {error.sentence}")
+            self.notes += tiers.taken_notes() + self.store.scrub.taken_notes()
+            said = [f"compressed {sealed} journal segments", pushed, retained, *rest]
+            return ", ".join(one for one in said if one)
+
+    def _push_out(self, policy: Policy, now: int) -> str:
+        """To the cold store what would else have to be deleted."""
+        over = self.bounds.room.used_bytes() + self.bounds.room.free_bytes - policy.max_size_bytes
+        return self.store.tiers.make_room(self.store.disk_bytes() - over, now) if over > 0 else ""

@@ -28,9 +28,11 @@ from pathlib import Path
 import zstandard
 
 from selfware_checkpointd.ahead import Ahead
+from selfware_checkpointd.errors import StoreFullError
 from selfware_checkpointd.files import Sync, sync_directory, write_all
 from selfware_checkpointd.manifest import CheckpointInfo, Run, encode_manifest
 from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_group_head, encode_header
+from selfware_checkpointd.room import Room
 
 COMPRESSION_LEVEL = 1  # in a hurry; packs are packed tighter later, see repacking
 COMPRESSING_THREADS = 2
@@ -55,8 +57,9 @@ def compress(pieces: Sequence[bytes | memoryview]) -> bytes:
 class Packer:
     """Owns the file of the pack that comes next, and the threads that compress and make names durable."""
 
-    def __init__(self, path_of: Callable[[int], Path], sync: Sync) -> None:
+    def __init__(self, path_of: Callable[[int], Path], sync: Sync, room: Room) -> None:
         self.path_of = path_of
+        self.room = room
         self.sync = sync
         self.threads = ThreadPoolExecutor(COMPRESSING_THREADS, "compress")
         self._names = ThreadPoolExecutor(1, "pack-names")
@@ -142,6 +145,7 @@ class PackDraft:
         manifest = compressor().compress(encode_manifest(info, runs))
         end = encode_end(self._header, self._heads, manifest, self._offset)
         self._write()
+        self._refuse_above(self._offset + len(end))
         if check is not None:
             check()
         size = self._offset + write_all(self._file, [end])
@@ -186,6 +190,12 @@ class PackDraft:
         if len(self._unwritten) > MOST_IN_FLIGHT:
             self._write()
 
+    def _refuse_above(self, size: int) -> None:
+        """The limit holds while a save is under way, too."""
+        if size > (most := self._packer.room.most_bytes()):
+            raise StoreFullError(limit=self._packer.room.limit_bytes, left=max(0, most), size=size)
+
     def _write(self) -> None:
+        self._refuse_above(self._offset)
         write_all(self._file, [b"".join(self._unwritten)])
         self._unwritten = []

@@ -167,6 +167,17 @@ def ends_at(read: ReadAt, size: int) -> tuple[int, int]:
     return header_bytes, offset
 
 
+def is_ruined(file: int, number: int) -> bool:
+    """Is the pack's own record damaged, and not merely of another version or number? OSError if it cannot be read."""
+    try:
+        _read_header(partial(os.pread, file), number)
+    except _ForeignError:
+        return False
+    except ValueError:
+        return True
+    return read_index(file, number).manifest is None
+
+
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
     """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
     return unpack_frame(os.pread(file, group.stored_bytes, group.offset), group)

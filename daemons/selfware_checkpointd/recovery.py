@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from selfware_checkpointd.errors import CheckpointCorruptError, JournalCorruptError
+from selfware_checkpointd.errors import CheckpointCorruptError, EventsLetGoError, JournalCorruptError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.segment import Record
@@ -70,6 +70,6 @@ def _tail(journal: Journal, after_sequence: int) -> tuple[tuple[Record, ...], tu
     try:
         for record in journal.read(after_sequence):
             events.append(record)  # one by one, so that the good ones before an error stay
-    except JournalCorruptError as error:
+    except (JournalCorruptError, EventsLetGoError) as error:
         return tuple(events), (error.sentence,)
     return tuple(events), ()

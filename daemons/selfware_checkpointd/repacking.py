@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import zstandard
 
 from selfware_checkpointd.catalog import Pack
-from selfware_checkpointd.manifest import Run
+from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.packing import compressor
 from selfware_checkpointd.packs import Group, encode_end, encode_group, encode_header, read_index, unpack_group
 
@@ -33,40 +33,38 @@ class Repacked:
     groups: list[Group]
     raw_bytes: int
 
-    def holds(self, used: Iterable[Run]) -> bool:
+    def holds(self, alive: Iterable[int]) -> bool:
         """Is everything in it that is used?"""
         kept = {index for group in self.groups for index in range(group.first, group.first + len(group.hashes))}
-        return all(kept.issuperset(range(run.first, run.first + run.count)) for run in used)
+        return kept.issuperset(alive)
 
 
-def used_chunks(runs: Iterable[Run]) -> dict[int, list[Run]]:
-    """Per pack, what living checkpoints use of it."""
-    used: dict[int, list[Run]] = {}
-    for run in runs:
-        used.setdefault(run.pack, []).append(run)
-    return used
-
-
-def worth_repacking(packs: Mapping[int, Pack], used: Mapping[int, list[Run]]) -> Iterator[int]:
+def worth_repacking(packs: Mapping[int, Pack], uses: ChunkUses, dead_share: float) -> Iterator[int]:
     """The numbers of packs that would become smaller, oldest first."""
     for number, pack in sorted(packs.items()):
         if pack.problem or not pack.groups or not pack.is_here:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
-        if is_loose(pack) or (not pack.is_live and raw and _dead(pack, used.get(number, ())) / raw > DEAD_SHARE):
+        if is_loose(pack) or (not pack.is_live and raw and _dead(pack, number, uses) / raw > dead_share):
             yield number
 
 
 def is_loose(pack: Pack) -> bool:
-    """Was it packed in a hurry, and not again since?"""
-    raw = sum(sum(group.lengths) for group in pack.groups)
-    return len(pack.groups) > 1 and raw / len(pack.groups) < TIGHT_GROUP_BYTES / 2
+    """Was it packed in a hurry, and not again since? That is so if neighbours could be packed together. Between those
+    that dead chunks left a gap is none: they stay as they are, or they would be packed anew each time."""
+    size, then = TIGHT_GROUP_BYTES, -1
+    for group in pack.groups:
+        raw = sum(group.lengths)
+        if group.first == then and size + raw <= TIGHT_GROUP_BYTES:
+            return True
+        size, then = raw, group.first + len(group.hashes)
+    return False
 
 
-def repack(pack: Pack, number: int, used: Iterable[Run], level: int) -> Repacked | None:
+def repack(pack: Pack, number: int, alive: set[int], level: int) -> Repacked | None:
     """The pack's bytes, packed tight; None if it is damaged. A living checkpoint keeps all of its chunks: they are
     what the next save of the same bytes finds."""
-    wanted = None if pack.is_live else {index for run in used for index in range(run.first, run.first + run.count)}
+    wanted = None if pack.is_live else alive
     header = encode_header(number, pack.session_id, pack.version)
     pieces, groups, heads = [header], list[Group](), list[bytes]()
     offset, raw = len(header), 0
@@ -98,11 +96,13 @@ def repack(pack: Pack, number: int, used: Iterable[Run], level: int) -> Repacked
 def place(pack: Pack, repacked: Repacked, size: int) -> Pack:
     """The catalog's entry for the new file."""
     info = replace(pack.info, stored_bytes=size) if pack.info else None
-    return replace(pack, groups=repacked.groups, info=info, firsts=[group.first for group in repacked.groups])
+    return replace(
+        pack, groups=repacked.groups, info=info, firsts=[group.first for group in repacked.groups], size_bytes=size
+    )
 
 
-def _dead(pack: Pack, used: Iterable[Run]) -> int:
-    alive = {index for run in used for index in range(run.first, run.first + run.count)}
+def _dead(pack: Pack, number: int, uses: ChunkUses) -> int:
+    alive = uses.alive(number, pack.numbers)
     return sum(
         length for group in pack.groups for index, length in enumerate(group.lengths, group.first) if index not in alive
     )

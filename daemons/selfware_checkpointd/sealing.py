@@ -10,6 +10,8 @@ Owns the names in a journal directory. Never touches the segment being written.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import zstandard
@@ -21,6 +23,7 @@ from selfware_checkpointd.segment import refuse_other_version
 PLAIN = ".wal"
 COMPRESSED = ".wal.zst"
 LEVEL = 3
+HEAD_BYTES = 128  # the header and the head of the first record
 
 
 def plain_path(directory: Path, first_sequence: int) -> Path:
@@ -53,6 +56,36 @@ def compress(directory: Path, first_sequence: int) -> int:
         plain.unlink()
         sync_directory(directory)
     return compressed.stat().st_size
+
+
+def size_of(directory: Path, first_sequence: int) -> int:
+    """What a segment takes on disk."""
+    for path in (plain_path(directory, first_sequence), compressed_path(directory, first_sequence)):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_size
+    return 0
+
+
+def remove(directory: Path, first_sequences: Sequence[int]) -> None:
+    """Delete these segments; harmless when it runs twice."""
+    for first in first_sequences:
+        plain_path(directory, first).unlink(missing_ok=True)
+        compressed_path(directory, first).unlink(missing_ok=True)
+    if first_sequences:
+        sync_directory(directory)
+
+
+def read_head(directory: Path, first_sequence: int, size: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a segment; none if it cannot be read now."""
+    with contextlib.suppress(OSError, zstandard.ZstdError):
+        try:
+            with plain_path(directory, first_sequence).open("rb") as file:
+                return file.read(size)
+        except FileNotFoundError:
+            packed = compressed_path(directory, first_sequence).open("rb")
+            with packed, zstandard.ZstdDecompressor().stream_reader(packed) as reader:
+                return reader.read(size)
+    return b""
 
 
 def read_segment(directory: Path, first_sequence: int, limit: int | None = None) -> bytes:

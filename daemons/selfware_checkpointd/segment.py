@@ -138,6 +138,13 @@ def decode_record(data: bytes, offset: int) -> Placed | None:
     return Placed(offset, end, batch_offset, Record(epoch, sequence, time, kind, data[payload_at:end], trace_id))
 
 
+def first_time(data: bytes) -> int:
+    """When the first event of a segment was made, by its head alone (nanoseconds since 1970); 0 if there is none."""
+    if len(data) < HEADER_BYTES + RECORD_HEAD_BYTES or data[HEADER_BYTES : HEADER_BYTES + len(MARK)] != MARK:
+        return 0
+    return int(WHOLE_HEAD.unpack_from(data, HEADER_BYTES)[6])
+
+
 def refuse_other_version(data: bytes, path: Path) -> None:
     """A whole header of another version is not damage: say so instead of guessing."""
     if len(data) < HEADER_BYTES or data[:8] != MAGIC:

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -45,40 +44,25 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, 
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.placing import hashed, placed
+from selfware_checkpointd.repacking import DEAD_SHARE
+from selfware_checkpointd.room import Room
 from selfware_checkpointd.scrub import Scrub
+from selfware_checkpointd.subject import Subject, Verdict
+from selfware_checkpointd.tags import Tags
+from selfware_checkpointd.thinning import Ruin
 from selfware_checkpointd.tiers import Tiers
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, root_of
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
+__all__ = ["Store", "Subject", "Verdict"]
+
 COMPRESSION_LEVEL = 6  # [checkpoint] compression_level, unless set
 
 PIECE_BYTES = 1024 * 1024
 
 Check = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a checkpoint can be restored; problem is one sentence if not. ``unknown``: some of it lies where it
-    cannot be read now."""
-
-    checkpoint_id: str
-    intact: bool
-    problem: str
-    unknown: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a checkpoint is of."""
-
-    session_id: str
-    level: Level
-    sequence: int
-    label: str
-    now_unix_nanos: int
 
 
 class Store:
@@ -89,10 +73,12 @@ class Store:
         directory: Path,
         sync: Sync = os.fdatasync,
         compression_level: int = COMPRESSION_LEVEL,
+        room: Room | None = None,
         cold: ColdStore | None = None,
     ) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack. The level is zstd's, for packs that
-        are packed tighter. ``cold``: where old packs may lie."""
+        are packed tighter. No pack grows beyond what the room allows. ``cold``: where old packs may lie."""
+        room = room or Room()
         self._chunker = Chunker()
         self._lock = threading.RLock()
         self._newest = Newest()
@@ -101,19 +87,20 @@ class Store:
         try:
             make_directory(directory)
             self._catalog = Catalog(directory)
-            self._packer = Packer(self._catalog.path_of, sync)
+            self._packer = Packer(self._catalog.path_of, sync, room)
+            self.tags = Tags(directory)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
         self._reader = PackReader(cold)
         self._assembler = Assembler(self._catalog, self._reader)
-        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level)
+        self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level, room)
         self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold)
         self._copies = Copies(self._catalog, self._reader, self._hot, self._newest, self._lock)
         healer = Healer(
             self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync, self._copies.anywhere
         )
         self.scrub = Scrub(self._catalog, self._upkeep, healer)
-        self.opened = [verdict.problem for verdict in self.unreadable()]
+        self.opened = [verdict.problem for verdict in self.unreadable()] + self.tags.opened
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)
 
@@ -208,8 +195,8 @@ class Store:
 
     @contextmanager
     def reading(self, prefix: str, at_rest: bool = False) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
-        """The same in verified pieces, without holding anybody up: only deleting waits until we are done. ``at_rest``:
-        from the disk, also if the state is in memory.
+        """The same in verified pieces, without holding anybody up: only what we read is not deleted meanwhile.
+        ``at_rest``: from the disk, also if the state is in memory.
 
         CheckpointCorruptError may come in the middle.
         """
@@ -227,17 +214,18 @@ class Store:
                     self._hot.unpin(info.number)
         with self._lock:
             plan = self._assembler.plan(info, at_rest)
-            self._upkeep.readers += 1
+            held = self._upkeep.hold(plan)
         try:
             yield info, self._assembler.pieces(plan, self._copies.saved_again)
         finally:
             with self._lock:
-                self._upkeep.readers -= 1
+                self._upkeep.release(held)
                 self._catalog.forget(plan.damaged)
 
     def find(self, prefix: str) -> CheckpointInfo:
-        """The checkpoint with this id or the only one whose id begins like this."""
+        """The checkpoint with this id or tag, or the only one whose id begins like this."""
         with self._lock:
+            prefix = self.tags.id_of(prefix) or prefix
             number = number_of(prefix)
             if number is None or number not in self._catalog.packs or not self._catalog.packs[number].is_live:
                 packs = self._catalog.packs.items()
@@ -291,22 +279,42 @@ class Store:
         verdicts = [self.verify(info.checkpoint_id) for info in self.checkpoints(session_id)]
         return sorted(verdicts + self.unreadable(session_id), key=lambda verdict: verdict.checkpoint_id, reverse=True)
 
-    def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
-        """Delete these, and every chunk that nobody needs any more; one sentence."""
+    def tag(self, prefix: str, name: str) -> CheckpointInfo:
+        """Give a checkpoint a name; it is never deleted as long as it has one. Durable on return."""
+        with self._lock:
+            info = self.find(prefix)
+            self.tags.tag(info.number, name)
+            return info
+
+    def untag(self, name: str) -> int:
+        """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""
+        with self._lock:
+            return self.tags.untag(name)
+
+    def ruins(self) -> list[Ruin]:
+        """Checkpoints whose own record is damaged for good."""
+        with self._lock:
+            return self._catalog.ruins()
+
+    def delete(self, doomed: Sequence[int]) -> str:
+        """Delete the checkpoints with these numbers, and every chunk that nobody needs any more; one sentence."""
         said = self._upkeep.delete(doomed)
         with self._lock:
-            for info in doomed:
-                self._hot.forget(info.number)
+            for number in doomed:
+                self._hot.forget(number)
         return said
 
     def disk_bytes(self) -> int:
         """What all packs take."""
-        with self._lock:
-            return self._catalog.disk_bytes()
+        return self._catalog.size_bytes
 
-    def tighten(self, most_bytes: int = TIGHTEN_BYTES) -> str:
+    def disk_files(self) -> int:
+        """How many packs there are."""
+        return len(self._catalog.packs)
+
+    def tighten(self, most_bytes: int = TIGHTEN_BYTES, dead_share: float = DEAD_SHARE) -> str:
         """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
-        return self._upkeep.tighten(most_bytes)
+        return self._upkeep.tighten(most_bytes, dead_share)
 
     def hurry(self) -> None:
         """Let upkeep that is under way end soon; it goes on after the next start."""

@@ -6,11 +6,16 @@ Old states are worth less the older they are, hence per session and level:
     age        up to an hour    up to a day           up to 7 days      up to retention_days    older
     kept       all              one per 10 minutes    one per hour      one per day             none
 
-and, if the store is still above its limit, the oldest micro checkpoints, then those of tasks, sessions and the system.
+then, if there is a limit for their number, the oldest of each session and level that are too many; and, if the store is
+still above its limit, those older than a week, then than a day, then than an hour, then the others; within each the
+micro checkpoints before those of tasks, sessions and the system; of a level the oldest first.
 
 What always stays, whatever the age and the limit: a tagged checkpoint, the newest verified one of each session, and the
 newest of each session and level (so that numbers never repeat, and recovery has where to begin). The newest few of a
 level stay against age and thinning, but not against the limit.
+
+One whose record is damaged (``ruined``) can never be restored: it goes once it is too old, or the first of all when the
+store is above its limit, if a newer one of its session was verified.
 
 Of several in one stretch of time the first stays. Stretches begin at full hours and days and the longer ones consist of
 whole shorter ones, so what stays now is also what stands for its stretch later: the same question again takes nothing
@@ -46,11 +51,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Policy:
-    """[checkpoint] retention_days, max_size_bytes and keep_per_level."""
+    """[checkpoint] retention_days, max_size_bytes, keep_per_level and most_per_level."""
 
     retention_days: float
     max_size_bytes: int
     keep: Mapping[Level, int] = field(default_factory=dict)  # newest ones that neither age nor thinning takes
+    most: int = 0  # of each session and level; 0: as many as thinning leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,10 @@ def plan(checkpoints: Sequence[Checkpoint], now_unix_nanos: int, policy: Policy)
     sacred, recent = _sacred(ordered), _recent(ordered, policy.keep)
     faded = _faded(ordered, now_unix_nanos, policy, sacred | recent)
     left = [one for one in ordered if one.number not in faded]
-    squeezed = _squeezed(left, policy.max_size_bytes, sacred)
+    if policy.most:
+        faded |= _too_many(left, policy.most, sacred)
+        left = [one for one in left if one.number not in faded]
+    squeezed = _squeezed(left, now_unix_nanos, policy.max_size_bytes, sacred)
     gone = faded | squeezed
     kept = [one for one in ordered if one.number not in gone]
     kept_bytes = sum(one.stored_bytes for one in kept)
@@ -86,6 +95,30 @@ def plan(checkpoints: Sequence[Checkpoint], now_unix_nanos: int, policy: Policy)
         kept_bytes=kept_bytes,
         sentence=_sentence(len(gone), sum(one.stored_bytes for one in ordered) - kept_bytes, kept, kept_bytes, policy),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Ruin:
+    """A checkpoint whose record is damaged; the session is "" if even that is unknown."""
+
+    number: int
+    session_id: str
+    written_unix_nanos: int
+
+
+def ruined(
+    ruins: Sequence[Ruin], verified: Mapping[str, int], now_unix_nanos: int, policy: Policy, is_full: bool
+) -> list[Doomed]:
+    """Which damaged ones may go. verified: of each session the number of one that was found intact, 0 if there is none;
+    is_full: the store is above its limit."""
+    doomed = []
+    for one in ruins:
+        intact = verified.get(one.session_id, 0) if one.session_id else min(verified.values(), default=0)
+        age_days = (now_unix_nanos - one.written_unix_nanos) / (DAY * NANOS)
+        if intact > one.number and (is_full or age_days > policy.retention_days):
+            why = "the store is above its limit" if is_full else f"it is older than {policy.retention_days:g} days"
+            doomed.append(Doomed(one.number, f"its record is damaged, {checkpoint_id(intact)} is intact, and {why}"))
+    return doomed
 
 
 def _sacred(ordered: Sequence[Checkpoint]) -> set[int]:
@@ -137,11 +170,22 @@ def _stretch(age_seconds: int) -> int:
     return next((seconds for limit, seconds in STRETCHES if age_seconds <= limit), DAY)
 
 
-def _squeezed(left: Sequence[Checkpoint], max_size_bytes: int, sacred: set[int]) -> dict[int, str]:
-    """What the limit takes: small levels before large ones, then the oldest; never one whose going frees nothing."""
+def _too_many(left: Sequence[Checkpoint], most: int, sacred: set[int]) -> dict[int, str]:
+    """What goes because of its session and level there are so many newer ones, oldest first."""
+    staying = _recent(left, dict.fromkeys(Level, most)) | sacred
+    return {one.number: f"there are {most} newer ones of its level" for one in left if one.number not in staying}
+
+
+def _squeezed(left: Sequence[Checkpoint], now: int, max_size_bytes: int, sacred: set[int]) -> dict[int, str]:
+    """What the limit takes: old ones before young ones, then small levels before large ones, then the oldest; never one
+    whose going frees nothing."""
     total = sum(one.stored_bytes for one in left)
     doomed: dict[int, str] = {}
-    for one in sorted(left, key=lambda one: (one.level, one.number)):
+
+    def worth(one: Checkpoint) -> tuple[int, Level, int]:
+        return (-_stretch((now - one.created_unix_nanos) // NANOS), one.level, one.number)
+
+    for one in sorted(left, key=worth):
         if total <= max_size_bytes:
             break
         if one.number in sacred or one.stored_bytes <= 0:

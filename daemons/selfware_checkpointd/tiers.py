@@ -243,7 +243,7 @@ class Tiers:
             self.drop_copy(pack, number)
             return 0
         with self._upkeep.lock:
-            if self._upkeep.readers or self._catalog.packs.get(number) is not pack or pack.stub is not stub:
+            if self._upkeep.is_held(number) or self._catalog.packs.get(number) is not pack or pack.stub is not stub:
                 return 0  # it is read just now, or changed: the next time
             return self._catalog.evict(number)
 
@@ -306,7 +306,7 @@ class Tiers:
 
     def _size(self) -> int:
         with self._upkeep.lock:
-            return self._catalog.disk_bytes()
+            return self._catalog.size_bytes
 
     def _seen(self) -> tuple[list[Held], list[Used]]:
         """The packs that are here, and what living checkpoints use. One that cannot be read may need any that is older:

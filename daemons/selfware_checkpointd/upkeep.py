@@ -1,8 +1,8 @@
 """Deletes checkpoints and packs the others tighter, while saves and reads go on.
 
-A read may take as long as its reader likes, so it holds no lock: while there are any, no pack is moved, removed or
-replaced, and what was to be done is done the next time. Every step is one atomic change of a name: whatever dies when,
-the next round finishes it.
+A read may take as long as its reader likes, so it holds no lock: it names the packs that it needs, and none of them is
+moved, removed or replaced meanwhile; what was to be done is done the next time. Every step is one atomic change of a
+name: whatever dies when, the next round finishes it.
 
 Owns no file that is being written. Shares the store's lock.
 """
@@ -10,92 +10,127 @@ Owns no file that is being written. Shares the store's lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
+from selfware_checkpointd.assembling import Plan
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import Newest
 from selfware_checkpointd.errors import disk_error
 from selfware_checkpointd.files import Sync, sync_directory, write_aside
-from selfware_checkpointd.manifest import CheckpointInfo, Run
-from selfware_checkpointd.repacking import place, repack, used_chunks, worth_repacking
+from selfware_checkpointd.repacking import DEAD_SHARE, place, repack, worth_repacking
+from selfware_checkpointd.room import Room
 
 TIGHTEN_BYTES = 64 * 1024 * 1024  # a time: 2 % of one processor if that is once a minute
+PATIENCE_SECONDS = 1.0  # whoever makes room for a save does not wait long for another one's packing
+AT_ONCE = 16  # manifests read while saves wait
 
 
 class Upkeep:
-    """Works on one catalog. ``readers``: how many checkpoints are being read; changed with the lock held."""
+    """Works on one catalog."""
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, newest: Newest, sync: Sync, compression_level: int
+        self, catalog: Catalog, lock: threading.RLock, newest: Newest, sync: Sync, compression_level: int, room: Room
     ) -> None:
         self._compression_level = compression_level
         self._catalog = catalog
         self.lock = self._lock = lock
         self._newest = newest
         self._sync = sync
+        self._room = room
         self.rewriting = threading.Lock()  # held by whoever writes packs anew, beside themselves
-        self.readers = 0
+        self._held: Counter[int] = Counter()  # packs that are being read, or written anew, and by how many
         self.is_ending = False  # the daemon stops: begin no further pack
 
-    def delete(self, doomed: Sequence[CheckpointInfo]) -> str:
-        """Delete these, and every chunk that nobody needs any more; one sentence."""
+    def hold(self, plan: Plan) -> Collection[int]:
+        """Leave alone what this plan reads, until it is released. With the lock held."""
+        numbers = {plan.info.number, *(number for number, _ in plan.groups)}
+        self._held.update(numbers)
+        return numbers
+
+    def release(self, numbers: Collection[int]) -> None:
+        """They were read. With the lock held."""
+        self._held -= Counter(numbers)
+
+    def is_held(self, number: int) -> bool:
+        """Must this pack be left alone? With the lock held."""
+        return self._held[number] > 0
+
+    def delete(self, doomed: Sequence[int]) -> str:
+        """Delete these checkpoints, and every chunk that nobody needs any more; one sentence."""
+        self._settle()
         with self._lock:
-            if self.readers:
-                return "deleted nothing, because checkpoints are being read"
+            self._catalog.uses.settle(1 << 30)
+            going = [number for number in doomed if not self.is_held(number)]
             try:
-                if doomed:
-                    self._catalog.retire([info.number for info in doomed])
-                    for info in doomed:
-                        self._newest.forget(info.number)
-                freed = self._catalog.sweep()
+                if going:
+                    self._catalog.retire(going)
+                    for number in going:
+                        self._newest.forget(number)
+                freed = self._catalog.sweep(self._held)
             except OSError as error:
                 raise disk_error(error, "the checkpoint directory", self._catalog.directory) from error
-            return f"deleted {len(doomed)} checkpoints, freed {freed} bytes"
+        waiting = f"; {len(doomed) - len(going)} wait, for they are being read" if len(going) < len(doomed) else ""
+        return f"deleted {len(going)} checkpoints, freed {freed} bytes{waiting}"
 
-    def tighten(self, most_bytes: int) -> str:
-        """Write packs anew that become smaller, oldest first, until about so many bytes were read."""
-        with self.rewriting:
-            return self._tighten_some(most_bytes)
+    def tighten(self, most_bytes: int, dead_share: float = DEAD_SHARE) -> str:
+        """Write packs anew that become smaller, oldest first, until about so many bytes were read. "" if there was
+        nothing to do, or somebody else is at it for longer."""
+        if not self.rewriting.acquire(timeout=PATIENCE_SECONDS):
+            return ""
+        try:
+            return self._tighten_some(most_bytes, dead_share)
+        finally:
+            self.rewriting.release()
 
-    def _tighten_some(self, most_bytes: int) -> str:
+    def _settle(self) -> None:
+        """Count what living checkpoints use, a few of them at a time: after a start there are many."""
+        more = True
+        while more and not self.is_ending:
+            with self._lock:
+                more = self._catalog.uses.settle(AT_ONCE)
+
+    def _tighten_some(self, most_bytes: int, dead_share: float) -> str:
+        self._settle()
         with self._lock:
-            used = used_chunks(self._catalog.all_runs())
-            numbers = list(worth_repacking(self._catalog.packs, used))
+            numbers = list(worth_repacking(self._catalog.packs, self._catalog.uses, dead_share))
         read = freed = count = 0
         for number in numbers:
             if read >= most_bytes or self.is_ending:
                 break
             try:
-                done = self._tighten(number, used.get(number, ()))
+                done = self._tighten(number)
             except OSError as error:
                 raise disk_error(error, "a checkpoint anew", self._catalog.directory) from error
             if done is not None:
                 read, freed, count = read + done[0], freed + done[1], count + 1
         return f"packed {count} checkpoints tighter, freed {freed} bytes" if count else ""
 
-    def _tighten(self, number: int, used: Iterable[Run]) -> tuple[int, int] | None:
+    def _tighten(self, number: int) -> tuple[int, int] | None:
         """(bytes read, bytes freed); None if it has to wait, or is damaged. The lock is not held while it works."""
         with self._lock:
             pack = self._catalog.packs.get(number)
-            if pack is None or pack.problem or not pack.is_here:
+            if pack is None or pack.problem or not pack.is_here or self.is_held(number):
                 return None
-            self.readers += 1
+            alive = self._catalog.uses.alive(number, pack.numbers)
+            self._held[number] += 1
         try:
-            repacked = repack(pack, number, used, self._compression_level)
-            if repacked is None:
-                return None
-            temporary, size = write_aside(pack.path, repacked.pieces, self._sync)
-            with self._lock:
-                is_ours = self.readers == 1 and self._catalog.packs.get(number) is pack
-                if not is_ours or not repacked.holds(used_chunks(self._catalog.all_runs()).get(number, ())):
-                    temporary.unlink()
+            with self._room.borrowed(pack.size_bytes) as fits:
+                repacked = repack(pack, number, alive, self._compression_level) if fits else None
+                if repacked is None:
                     return None
-                before = pack.path.stat().st_size
-                self._catalog.drop_stub(number)  # the copy elsewhere is of other bytes
-                temporary.rename(pack.path)
-                sync_directory(pack.path.parent)
-                self._catalog.replace(number, place(pack, repacked, size))
-            return repacked.raw_bytes, before - size
+                temporary, size = write_aside(pack.path, repacked.pieces, self._sync)
+                with self._lock:
+                    self._catalog.uses.settle(1 << 30)
+                    is_ours = self._held[number] == 1 and self._catalog.packs.get(number) is pack
+                    if not is_ours or not repacked.holds(self._catalog.uses.alive(number, pack.numbers)):
+                        temporary.unlink()
+                        return None
+                    self._catalog.drop_stub(number)  # the copy elsewhere is of other bytes
+                    temporary.rename(pack.path)
+                    self._catalog.replace(number, place(pack, repacked, size))
+                    sync_directory(pack.path.parent)
+            return repacked.raw_bytes, pack.size_bytes - size
         finally:
             with self._lock:
-                self.readers -= 1
+                self._held -= Counter((number,))

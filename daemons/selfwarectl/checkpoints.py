@@ -129,7 +129,7 @@ def tidy() -> None:
     """Do now what checkpointd does every minute: delete what may go, pack the rest tighter, compress old journals.
 
     What may go is decided by [checkpoint] retention_days, max_size_bytes and keep_per_level; an intact checkpoint of
-    each session always stays.
+    each session and tagged ones always stay.
 
     \b
     Examples:

@@ -51,7 +51,7 @@ def main(socket: str) -> None:
     def ask() -> None:
         while True:
             begin = time.perf_counter()
-            stub.List(pb.ListRequest(session_id="nobody"), timeout=60)
+            stub.List(pb.ListRequest(session_id="nobody"), timeout=60, wait_for_ready=True)
             took.append(time.perf_counter() - begin)
             time.sleep(PAUSE_SECONDS)
 

@@ -28,6 +28,7 @@ FILE = "state.json"
 SHARES = (0.001, 0.01, 0.1)
 LIMIT_BYTES = BUDGET_BYTES * 5 // 4 + 64 * 2**20
 HOT_SESSIONS = 3
+HOT_FILE_BYTES = BUDGET_BYTES // 5 * 2
 
 
 class Bench:
@@ -43,15 +44,20 @@ class Bench:
     def run(self, rounds: int) -> None:
         for peer in self.peers:
             peer.prepare()
-        with served.Checkpointd(self.base / "a") as daemon, Saver(daemon.bulk, "s") as saver:
-            prober = Prober(daemon.socket)
-            epochs = {name: daemon.open(name).epoch for name in ("s", "file")}
+        with (
+            served.Checkpointd(self.base / "a") as daemon,
+            served.Checkpointd(self.base / "f") as files,
+            Saver(daemon.bulk, "s") as saver,
+        ):
+            prober = [Prober(daemon.socket), Prober(files.socket)]
+            epoch, epoch_of_file = daemon.open("s").epoch, files.open("s").epoch
             calls: dict[str, Callable[[bytes], Checkpoint | None]] = {
-                "": lambda state: saver.save(epochs["s"], pb.LEVEL_SYSTEM, self.sequence, state),
-                "_file": lambda _: self._put(daemon, "file", epochs["file"]),
+                "": lambda state: saver.save(epoch, pb.LEVEL_SYSTEM, self.sequence, state),
+                "_file": lambda _: self._put(files, "s", epoch_of_file),
                 **{peer.name: lambda _, peer=peer: peer.save_step(self.sequence, self.base) for peer in self.peers},
             }
-            prober.slowest()
+            for each in prober:
+                each.slowest()
             first = self._save(calls)
             size = self.file.stat().st_size
             for suffix in ("", "_file"):
@@ -71,8 +77,11 @@ class Bench:
                 line("system", f"stored_bytes_{share * 100:g}_percent", "B", stored, n=rounds)
                 self._show_delay(prober, f"save_{share * 100:g}_percent")
             self._restore(daemon, prober, rounds)
-            line("system", "peak_rss_bytes", "B", daemon.peak_bytes(), peer="limit", peer_value=LIMIT_BYTES)
-            prober.end()
+            for suffix, one in (("", daemon), ("_file", files)):
+                peak = one.peak_bytes()
+                line("system", f"peak_rss_bytes{suffix}", "B", peak, peer="limit", peer_value=LIMIT_BYTES)
+            for each in prober:
+                each.end()
         self._many_files()
 
     def _save(self, calls: dict[str, Callable[[bytes], Checkpoint | None]]) -> dict[str, tuple[float, int]]:
@@ -96,7 +105,7 @@ class Bench:
         finally:
             os.close(file)
 
-    def _restore(self, daemon: served.Checkpointd, prober: Prober, rounds: int) -> None:
+    def _restore(self, daemon: served.Checkpointd, prober: list[Prober], rounds: int) -> None:
         target, newest = self.base / "restored", daemon.latest("s")
 
         def get() -> None:
@@ -114,8 +123,8 @@ class Bench:
         self._show("restore_seconds", {name: median(took) for name, took in times.items()}, "", rounds)
 
     def _many_files(self) -> None:
-        """Sessions that take turns, each with a state of a quarter of this one's size."""
-        self.file.write_bytes(self.file.read_bytes()[: self.file.stat().st_size // 4])
+        """Sessions that take turns, each with a state of which two just fit."""
+        self.file.write_bytes(self.file.read_bytes()[:HOT_FILE_BYTES])
         with served.Checkpointd(self.base / "b") as daemon:
             epochs = {f"hot-{number}": daemon.open(f"hot-{number}").epoch for number in range(HOT_SESSIONS)}
             for _ in range(3):
@@ -133,8 +142,8 @@ class Bench:
             theirs = [times[peer.name] for peer in self.peers if peer.name.split()[0] == family]
             line("system", metric, "s", times[own], peer=family, peer_value=min(theirs, default=None), n=n)
 
-    def _show_delay(self, prober: Prober, during: str) -> None:
-        slowest, count = prober.slowest()
+    def _show_delay(self, prober: list[Prober], during: str) -> None:
+        slowest, count = max(one.slowest() for one in prober)
         line("system", f"slowest_small_call_seconds_during_{during}", "s", slowest, n=count)
 
 

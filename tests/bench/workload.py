@@ -77,6 +77,12 @@ class Session:
         grown = self._append(int(size * (share if share is not None else self._random.uniform(0.005, 0.02))))
         return f"appended {grown} bytes, edited {edited} messages, compacted {compacted}"
 
+    def compact(self, share: float) -> None:
+        """One summary instead of the oldest ones, as agents do when a context is full."""
+        count = int(len(self._messages) * share)
+        self.fresh = []
+        self._replace(0, count, self._summary(count))
+
     def encode(self) -> bytes:
         """The whole state as one JSON document."""
         head = {

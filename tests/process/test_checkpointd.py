@@ -57,11 +57,13 @@ class Server:
         events = [pb.Event(sequence=first + n, kind="Test", payload=data) for n, data in enumerate(payloads)]
         return self.stub.Append(pb.AppendRequest(session_id="s", epoch=epoch, events=events), timeout=20).last_sequence
 
-    def save(self, epoch: int, sequence: int, state: bytes) -> pb.CheckpointInfo:
+    def save(
+        self, epoch: int, sequence: int, state: bytes, level: pb.Level.ValueType = pb.LEVEL_SESSION
+    ) -> pb.CheckpointInfo:
         header = pb.SaveHeader(
             session_id="s",
             epoch=epoch,
-            level=pb.LEVEL_SESSION,
+            level=level,
             sequence=sequence,
             state_bytes=len(state),
             state_hash=blake3(state).digest(),

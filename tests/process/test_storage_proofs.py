@@ -1,8 +1,10 @@
-"""A seeded sample of the two proofs about checkpointd's files; the full counts run through `make prove`."""
+"""A seeded sample of the proofs about checkpointd's files; the full counts run through `make prove`."""
 
 from __future__ import annotations
 
-from tests.prove import bitflips, crashmatrix
+import math
+
+from tests.prove import bitflips, crashmatrix, week
 
 
 def test_whatever_happens_to_a_write_nothing_acknowledged_is_lost_and_work_goes_on() -> None:
@@ -14,4 +16,10 @@ def test_whatever_happens_to_a_write_nothing_acknowledged_is_lost_and_work_goes_
 def test_whichever_bit_turns_over_nothing_wrong_is_read_without_a_word() -> None:
     verdict = bitflips.prove(rounds=80, seed=1, at_once=1)
     assert verdict.faults == 80
+    assert verdict.ok, verdict
+
+
+def test_whatever_is_saved_for_however_long_the_limit_holds_and_everything_left_is_whole() -> None:
+    sizes = week.Sizes(session=(600_000, 3_000_000), task=(200_000, 1_000_000), micro=(2_000, 20_000))
+    verdict = week.prove(rounds=5, seed=1, sizes=sizes, limits={"binding": 8 * 2**20}, most_ratio=math.inf)
     assert verdict.ok, verdict

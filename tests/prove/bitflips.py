@@ -99,7 +99,7 @@ class Judge:
 
     def opened(self) -> Memory:
         """As a daemon that has everything open already when the bit turns over."""
-        memory = Memory(self._root, lambda: NOW)
+        memory = Memory(self._root, lambda: NOW, reserve_bytes=0)
         for session in SESSIONS:
             memory.journal(session)
         return memory
@@ -108,7 +108,7 @@ class Judge:
         """Everything; never raises."""
         heard = Heard()
         try:
-            self._all(opened or Memory(self._root, lambda: NOW), heard)
+            self._all(opened or Memory(self._root, lambda: NOW, reserve_bytes=0), heard)
         except SelfwareError as error:
             heard.wrong.append(f"not even opened: {type(error).__name__}: {error}")
         except Exception:  # noqa: BLE001 -- whatever it is, it is what this proof looks for

@@ -96,12 +96,12 @@ class FaultyFiles:
             setattr(os, name, self._one_name(name))
         for name in ("fsync", "fdatasync"):
             setattr(os, name, self._sync(name))
-        for name in ("symlink", "posix_fallocate", "copy_file_range", "sendfile", "splice"):
+        for name in ("symlink", "copy_file_range", "sendfile", "splice"):
             setattr(os, name, self._refused(name))
         os.open, os.close = self._open, self._close  # type: ignore[assignment]
         os.write, os.pwrite, os.pread = self._write, self._pwrite, self._pread
         os.writev, os.pwritev = self._writev, self._pwritev
-        os.ftruncate, os.truncate = self._ftruncate, self._truncate
+        os.ftruncate, os.truncate, os.posix_fallocate = self._ftruncate, self._truncate, self._fallocate
         real_open = io.open
 
         def opened(file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
@@ -196,6 +196,17 @@ class FaultyFiles:
             self._really("ftruncate", file, length)
             if handle is not None:
                 self.trace.append(Op("truncate", handle=handle, offset=length))
+
+    def _fallocate(self, file: int, offset: int, length: int) -> None:
+        """As if zeros had been written behind the end."""
+        handle = self._handles.get(file)
+        with self._lock:
+            if handle is not None:
+                self._point("write", "")
+            begin = max(offset, os.fstat(file).st_size)
+            self._really("posix_fallocate", file, offset, length)
+            if handle is not None:
+                self.trace.append(Op("write", handle=handle, offset=begin, data=bytes(offset + length - begin)))
 
     def _truncate(self, path: Any, length: int) -> None:
         if isinstance(path, int):

@@ -53,7 +53,7 @@ def make(root: Path, seed: int) -> Original:
     """The same for the same seed."""
     chance = random.Random(seed)
     original = Original()
-    memory = Memory(root, lambda: NOW)
+    memory = Memory(root, lambda: NOW, reserve_bytes=0)
     for session, count in SESSIONS.items():
         memory.sessions.open(session, "writer", NOW)
         journal = Journal(memory.sessions.journal_directory(session), session, SEGMENT_BYTES)
@@ -172,7 +172,7 @@ def goes_on(root: Path, sessions: dict[str, int]) -> list[str]:
 
     async def try_all() -> list[str]:
         refused = []
-        memory = Memory(root, lambda: NOW)
+        memory = Memory(root, lambda: NOW, reserve_bytes=0)
         for session in sessions:
             try:
                 opened = await memory.open_session(session, "after")

@@ -25,17 +25,21 @@ from selfware_checkpointd.errors import SequenceGapError, StaleWriterError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.retention import newest_only
+from selfware_checkpointd.room import NO_LIMIT
 from selfware_checkpointd.segment import Record
+from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.tiering import ColdPolicy
 from selfware_common.errors import SelfwareError
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import root_of
 
 SESSIONS = ("alpha", "beta")
-SEGMENT_BYTES = 2500
+SEGMENT_BYTES = 1500
 NOW = 1_700_000_000_000_000_000
 STEP_SECONDS = 20.0
 MOST_TRIES = 6
+RESERVE_BYTES = 8192
+NO_OLD_EVENTS = Policy(retention_days=0, max_size_bytes=NO_LIMIT)
 
 SavedKey = tuple[str, int, int, bytes]  # session, level, sequence, state hash
 
@@ -51,7 +55,7 @@ class Step:
     sequence: int = 0
     state: bytes = b""
     label: str = ""
-    keep: Mapping[Level, int] = field(default_factory=dict)
+    keep: Mapping[Level, int] = field(default_factory=dict)  # empty: keep all checkpoints, let old events go
 
     @property
     def events(self) -> list[Record]:
@@ -91,7 +95,7 @@ def opened(root: Path) -> Memory:
     cold = DirectoryStore(root / "cold") if _tiers["cold"] else None
     if cold is not None:
         cold.place = "the cold directory"  # wherever these files are looked at
-    memory = Memory(root, lambda: NOW, cold=cold)
+    memory = Memory(root, lambda: NOW, reserve_bytes=RESERVE_BYTES, cold=cold)
     memory.cold_policy = ColdPolicy(after_seconds=0, keep_local_bytes=0)
     return memory
 
@@ -141,7 +145,7 @@ def plan(seed: int, length: int = 32) -> list[Step]:
     last = dict.fromkeys(SESSIONS, 0)
     states = {name: chance.randbytes(chance.choice([0, 900, 30_000, 60_000])) for name in SESSIONS}
     steps = [Step("open", SESSIONS[0]), Step("open", SESSIONS[1])]
-    kinds = ["append"] * 9 + ["save"] * 7 + ["maintain"] * 3 + ["reopen"] * 2 + ["open", "stale"]
+    kinds = ["append"] * 9 + ["save"] * 7 + ["maintain"] * 3 + ["reopen"] * 2 + ["open", "stale"] + ["trim"] * 4
     for number in range(length):
         session = chance.choice(SESSIONS)
         kind = chance.choice(kinds)
@@ -155,6 +159,13 @@ def plan(seed: int, length: int = 32) -> list[Step]:
             states[session] = _edited(states[session], chance)
             level, label = chance.choice(list(Level)), f"step {number}"
             steps.append(Step("save", session, (), level, chance.randint(0, last[session]), states[session], label))
+        elif kind == "trim":
+            held = last[session]
+            steps += [
+                Step("save", session, (), level, held, states[session], f"step {number}")
+                for level in (Level.TASK, Level.SESSION)
+            ]
+            steps.append(Step("maintain"))
         elif kind == "maintain":
             steps.append(Step("maintain", keep=dict.fromkeys(Level, chance.choice([1, 1, 2]))))
         else:
@@ -165,7 +176,7 @@ def plan(seed: int, length: int = 32) -> list[Step]:
 def _event(chance: random.Random, last: dict[str, int], session: str) -> Record:
     last[session] += 1
     payload = chance.randbytes(chance.choice([0, 20, 300, 1200]))
-    return Record(0, last[session], NOW + last[session], f"Kind{chance.randint(1, 3)}", payload, "cd" * 16)
+    return Record(0, last[session], NOW - 10**9 + last[session], f"Kind{chance.randint(1, 3)}", payload, "cd" * 16)
 
 
 def _edited(state: bytes, chance: random.Random) -> bytes:
@@ -191,6 +202,7 @@ class Promises:
     saved: dict[SavedKey, bytes] = field(default_factory=dict)  # oldest first
     optional: dict[SavedKey, bytes] = field(default_factory=dict)  # may be gone: retention could take them
     epochs: dict[str, int] = field(default_factory=dict)
+    is_trimmed: bool = False  # old events that checkpoints hold may be gone
 
     def hear(self, kind: str, number: int, value: Any = None) -> None:
         """A mark of the runner."""
@@ -198,6 +210,7 @@ class Promises:
         if kind == "begin":
             self.begun = number
             if step.kind == "maintain":
+                self.is_trimmed |= not step.keep
                 self._let_go(step.keep)
         elif kind == "epoch":
             self.epochs[step.session] = value
@@ -221,6 +234,8 @@ class Promises:
 
     def _let_go(self, keep: Mapping[Level, int]) -> None:
         seen: dict[tuple[str, int], int] = {}
+        if not keep:
+            return
         for key in reversed(list(self.saved)):
             seen[key[:2]] = seen.get(key[:2], 0) + 1
             if seen[key[:2]] > keep[Level(key[1])]:
@@ -265,7 +280,7 @@ class Runner:
         if step.kind == "open":
             self._epochs.pop(step.session, None)
         elif step.kind == "maintain":
-            await self._memory.maintain(newest_only(step.keep))
+            await self._memory.maintain(newest_only(step.keep) if step.keep else NO_OLD_EVENTS)
         if not step.session or step.kind == "reopen":
             return
         epoch = await self._epoch(number, step.session)

@@ -6,7 +6,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from selfware_checkpointd.errors import CheckpointNotFoundError, StaleWriterError
+from selfware_checkpointd.errors import CheckpointNotFoundError, EventsLetGoError, StaleWriterError
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.retention import newest_only
@@ -80,13 +80,17 @@ def _saves(memory: Memory, promises: Promises, found: list[str]) -> None:
 async def _session(memory: Memory, session: str, epoch: int, promises: Promises, found: list[str]) -> None:
     acknowledged = promises.events[session]
     wanted = acknowledged + promises.possible_events(session)
-    read = list(memory.read(session, 0))
+    floor = memory.journal(session).floor
+    read = list(memory.read(session, floor))
+    if floor:
+        found += _let_go(memory, session, floor, promises)
+        read = wanted[:floor] + read
     if len(read) < len(acknowledged):
         found.append(f"lost: {session} has {len(read)} of {len(acknowledged)} acknowledged events")
     if len(read) > len(wanted):
         found.append(f"{session} has events that were never written")
     for got, want in zip(read, wanted, strict=False):
-        if got._replace(epoch=0) != want:
+        if got._replace(epoch=0) != want._replace(epoch=0):
             found.append(f"WRONG BYTES in event {want.sequence} of {session}")
             break
     recovery = await memory.recover(session)
@@ -95,6 +99,20 @@ async def _session(memory: Memory, session: str, epoch: int, promises: Promises,
         found.append(f"recovery of {session}: {recovery.skipped or 'other events than the journal has'}")
     if memory.sessions.get(session).epoch < epoch:
         found.append(f"lost: epoch {epoch} of {session} was acknowledged")
+
+
+def _let_go(memory: Memory, session: str, floor: int, promises: Promises) -> list[str]:
+    """Old events went: on purpose, as two checkpoints hold them, and a reader is told."""
+    found = [] if promises.is_trimmed else [f"lost: events of {session} went without a reason"]
+    holding = [info for info in memory.store.checkpoints(session) if info.sequence >= floor]
+    if len(holding) < 2:
+        found.append(f"lost: events up to {floor} of {session} went, and {len(holding)} checkpoints hold them")
+    try:
+        list(memory.read(session, floor - 1))
+        found.append(f"{session}: events before {floor} are said to be there")
+    except EventsLetGoError:
+        pass
+    return found
 
 
 async def _go_on(memory: Memory, session: str, epoch: int, found: list[str]) -> tuple[int, bytes]:

@@ -205,7 +205,7 @@ def test_chunks_of_a_deleted_checkpoint_stay_in_the_cold_store_while_others_use_
     rig.save(state(9), 2)
     rig.turn(9)
     assert rig.store.tiers.tier_of(1)[0] == "cold"
-    rig.store.delete([info for info in rig.store.checkpoints() if info.number == 1])
+    rig.store.delete([1])
     assert "ckpt-00000001.cold-chunks" in rig.here()
     del rig.saved["ckpt-00000001"]
     rig.check()
@@ -221,7 +221,7 @@ def test_a_pack_that_is_packed_anew_is_copied_anew(tmp_path: Path) -> None:
     rig.save(base[:200_000], 1)
     rig.turn(9, BOTH)
     before = rig.objects()
-    rig.store.delete([info for info in rig.store.checkpoints() if info.number == 1])
+    rig.store.delete([1])
     del rig.saved["ckpt-00000001"]
     rig.turn(9, BOTH)
     after = rig.objects()

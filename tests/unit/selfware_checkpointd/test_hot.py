@@ -94,5 +94,5 @@ def test_a_state_is_deleted_from_memory_too(tmp_path: Path) -> None:
     store = Store(tmp_path)
     put(store, state(1), 1)
     put(store, state(2), 2)
-    store.delete([info for info in store.checkpoints() if info.number == 1])
+    store.delete([1])
     assert store._hot.pin(1) is None

@@ -221,7 +221,7 @@ def test_readers_hold_up_healing_and_it_is_tried_again(rig: Rig) -> None:
     rig.turn(3, BOTH)
     flip(rig.warm_path / "ckpt-00000001.pack", 2000)
     rig.store.scrub.turn(WEEK, LATER, ALL)
-    with rig.store.reading("ckpt-00000002"):
+    with rig.store.reading("ckpt-00000001"):
         assert rig.store.scrub.turn(WEEK, LATER + 7 * DAY, ALL) == ""
     assert "healed 1" in rig.store.scrub.turn(WEEK, LATER + 7 * DAY, ALL)
     assert AWAY.keep_local_bytes == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfware_checkpointd.manifest import Level
-from selfware_checkpointd.thinning import DAY, HOUR, NANOS, Checkpoint, Plan, Policy, plan
+from selfware_checkpointd.thinning import DAY, HOUR, NANOS, Checkpoint, Plan, Policy, Ruin, plan, ruined
 
 NOW = 1_790_000_000 // DAY * DAY * NANOS + 12 * HOUR * NANOS  # noon
 ROOMY = Policy(retention_days=7, max_size_bytes=10**15)
@@ -92,6 +92,46 @@ def test_above_the_limit_the_small_levels_go_first_and_the_oldest_of_each() -> N
     assert found.kept_bytes == 600
 
 
+def test_above_the_limit_what_is_old_goes_before_what_is_young() -> None:
+    checkpoints = [
+        made(1, 8 * DAY, SYSTEM),
+        made(2, 2 * DAY, SESSION),
+        made(3, 2 * DAY - 4000, MICRO),
+        made(4, 2 * HOUR, SYSTEM),
+        made(5, 2 * HOUR - 700, MICRO),
+        made(6, 60, SYSTEM),
+        made(7, 50, MICRO),
+        *(made(8 + index, 0, level) for index, level in enumerate(Level)),
+    ]
+    found = plan(checkpoints, NOW, Policy(30, 0))
+    assert gone(found) == [1, 3, 2, 5, 4, 7, 6]
+
+
+def test_a_damaged_one_goes_when_it_is_old_or_in_the_way_and_a_newer_one_is_intact() -> None:
+    old, young = Ruin(3, "s", NOW - 8 * DAY * NANOS), Ruin(4, "s", NOW)
+    unknown = Ruin(5, "", NOW - 8 * DAY * NANOS)
+
+    def going(verified: dict[str, int], is_full: bool) -> list[int]:
+        return [one.number for one in ruined([old, young, unknown], verified, NOW, ROOMY, is_full)]
+
+    assert going({"s": 9}, is_full=False) == [3, 5]
+    assert going({"s": 9}, is_full=True) == [3, 4, 5]
+    assert going({"s": 9, "t": 0}, is_full=True) == [3, 4], "it may be the last one of the other session"
+    assert going({"s": 2}, is_full=True) == []
+    assert going({"s": 0}, is_full=True) == []
+    assert going({}, is_full=True) == []
+
+
+def test_of_each_session_and_level_there_are_at_most_so_many() -> None:
+    checkpoints = [*row(6, 60, MICRO), *row(3, 60, SESSION, first=7), made(10, 1, MICRO, tagged=True)]
+    found = plan(checkpoints, NOW, replace(ROOMY, most=2))
+    assert [(one.number, one.reason) for one in found.delete] == [
+        (number, "there are 2 newer ones of its level") for number in (1, 2, 3, 4, 5, 7)
+    ]
+    assert gone(plan(left(checkpoints, found), NOW, replace(ROOMY, most=2))) == []
+    assert gone(plan(checkpoints, NOW, replace(ROOMY, most=5, keep={MICRO: 9}))) == [1, 2]
+
+
 def test_what_may_not_go_is_kept_above_the_limit_and_the_plan_says_so() -> None:
     checkpoints = [made(1, 50, tagged=True, size=3 * 2**30), made(2, 40), made(3, 30)]
     found = plan(checkpoints, NOW, replace(ROOMY, max_size_bytes=2**30))
@@ -136,6 +176,7 @@ policies = st.builds(
     retention_days=st.sampled_from([0.5, 1, 7, 30]),
     max_size_bytes=st.integers(0, 20_000),
     keep=st.dictionaries(st.sampled_from(list(Level)), st.integers(0, 5)),
+    most=st.sampled_from([0, 0, 1, 3]),
 )
 
 

@@ -83,10 +83,14 @@ def test_what_is_being_read_is_left_alone(tmp_path: Path) -> None:
     first = next(iter(found))
     with store.reading(first) as (_, pieces):
         begun = bytes(next(pieces))
-        assert store.tighten() == ""
-        assert keep_newest(store, {Level.SESSION: 1}) == "deleted nothing, because checkpoints are being read"
+        before = (tmp_path / f"{first}.pack").read_bytes()
+        store.tighten()
+        said = keep_newest(store, {Level.SESSION: 1})
+        assert said.startswith("deleted 2 checkpoints") and said.endswith("1 wait, for they are being read")
+        assert (tmp_path / f"{first}.pack").read_bytes() == before
         assert begun + b"".join(pieces) == found[first]
     assert store.tighten() != "", "and done the next time"
+    assert keep_newest(store, {Level.SESSION: 1}).startswith("deleted 1 checkpoints")
 
 
 def test_a_save_in_the_meantime_may_use_chunks_that_were_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +129,17 @@ def test_what_a_crash_left_of_it_goes_at_the_next_start(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
     assert {one: store.load(one)[1] for one in found} == found
+
+
+def test_a_pack_with_gaps_in_it_is_not_packed_again_and_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    data = state(1, 2_000_000)
+    save(store, 1, data)
+    holes = b"".join(data[at : at + 150_000] for at in range(0, len(data), 500_000))
+    save(store, 2, holes)
+    keep_newest(store, {Level.SESSION: 1})
+    assert store.tighten().startswith("packed 1 checkpoints tighter")
+    assert stored(tmp_path) < 700_000
+    assert store.tighten() == "", "once is enough"
+    assert Store(tmp_path).tighten() == ""
+    assert store.load("ckpt-00000002")[1] == holes

@@ -39,8 +39,9 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from zlib import crc32
 
 import zstandard
@@ -61,6 +62,10 @@ _CHECKSUM = struct.Struct("<I")
 TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
 _GROUP_HEAD_BYTES = 8 + _GROUP.size
 _own = threading.local()
+
+
+ReadAt = Callable[[int, int], bytes]
+"""So many bytes of a pack from an offset, or fewer."""
 
 
 class _ForeignError(ValueError):
@@ -126,21 +131,46 @@ def read_index(file: int, number: int) -> PackIndex:
     """The pack's index from its end; if that is damaged, from its group marks."""
     size = os.fstat(file).st_size
     try:
-        header, session_id, version = _read_header(file, number)
+        header, session_id, version = _read_header(partial(os.pread, file), number)
     except _ForeignError as error:
         return _salvage(file, size, "", str(error))
     except ValueError as error:
         return replace(_salvage(file, size, "", str(error)), is_whole=False)
     try:
-        return _read_end(file, size, header, session_id, version)
+        return _read_end(partial(os.pread, file), size, header, session_id, version)
     except ValueError as error:
         return replace(_salvage(file, size, session_id, str(error)), is_whole=version == 1)
+
+
+def index_of_ends(read: ReadAt, size: int, number: int) -> PackIndex:
+    """The index of a pack of this size of which only the first and the last bytes are at hand; ValueError if they are
+    damaged."""
+    header, session_id, version = _read_header(read, number)
+    return _read_end(read, size, header, session_id, version)
+
+
+def ends_of(file: int) -> tuple[bytes, bytes]:
+    """A whole pack's header, and its index with the trailer: what ``index_of_ends`` needs; ValueError if damaged."""
+    size = os.fstat(file).st_size
+    header_bytes, tail_at = ends_at(partial(os.pread, file), size)
+    return os.pread(file, header_bytes, 0), os.pread(file, size - tail_at, tail_at)
+
+
+def ends_at(read: ReadAt, size: int) -> tuple[int, int]:
+    """How long a pack's header is, and where its index begins; ValueError if they cannot be."""
+    if size < _HEADER.size + 4 + TRAILER_BYTES:
+        raise ValueError("it is too short")
+    header_bytes = _HEADER.size + 4 + _HEADER.unpack(read(_HEADER.size, 0))[2]
+    (offset,) = struct.unpack("<Q", read(8, size - TRAILER_BYTES))
+    if not header_bytes <= offset <= size - TRAILER_BYTES:
+        raise ValueError("its end is damaged")
+    return header_bytes, offset
 
 
 def is_ruined(file: int, number: int) -> bool:
     """Is the pack's own record damaged, and not merely of another version or number? OSError if it cannot be read."""
     try:
-        _read_header(file, number)
+        _read_header(partial(os.pread, file), number)
     except _ForeignError:
         return False
     except ValueError:
@@ -150,7 +180,12 @@ def is_ruined(file: int, number: int) -> bool:
 
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
     """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
-    raw = decompress(os.pread(file, group.stored_bytes, group.offset), sum(group.lengths))
+    return unpack_frame(os.pread(file, group.stored_bytes, group.offset), group)
+
+
+def unpack_frame(frame: bytes, group: Group) -> list[bytes | None]:
+    """The same from the zstd frame at hand."""
+    raw = decompress(frame, sum(group.lengths))
     if raw is None:
         return [None] * len(group.hashes)
     chunks: list[bytes | None] = []
@@ -175,12 +210,22 @@ def decompress(frame: bytes, size: int) -> bytes | None:
         return None
 
 
-def _read_header(file: int, number: int) -> tuple[bytes, str, int]:
-    head = os.pread(file, _HEADER.size + 4, 0)
+def heads_are_right(file: int, groups: Sequence[Group]) -> bool:
+    """Does each group's head stand before its frame, as the index says? They are what is left if the index is lost."""
+    for group in groups:
+        length = _GROUP_HEAD_BYTES + len(group.hashes) * _CHUNK.size
+        at = group.offset - length
+        if at < 0 or _decode_head(os.pread(file, length, at), 0, at) != group:
+            return False
+    return True
+
+
+def _read_header(read: ReadAt, number: int) -> tuple[bytes, str, int]:
+    head = read(_HEADER.size + 4, 0)
     if len(head) < _HEADER.size + 4 or head[:8] != MAGIC:
         raise ValueError("its header is damaged")
     _, version, length, found_number = _HEADER.unpack_from(head)
-    name = os.pread(file, length, len(head))
+    name = read(length, len(head))
     if _CHECKSUM.pack(crc32(name, crc32(head[:-4]))) != head[-4:]:
         raise ValueError("its header is damaged")
     if version not in KNOWN_VERSIONS:
@@ -190,15 +235,15 @@ def _read_header(file: int, number: int) -> tuple[bytes, str, int]:
     return head + name, name.decode(), version
 
 
-def _read_end(file: int, size: int, header: bytes, session_id: str, version: int) -> PackIndex:
-    trailer = os.pread(file, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
+def _read_end(read: ReadAt, size: int, header: bytes, session_id: str, version: int) -> PackIndex:
+    trailer = read(TRAILER_BYTES, max(0, size - TRAILER_BYTES))
     if len(trailer) < TRAILER_BYTES or trailer[-8:] != END_MAGIC:
         raise ValueError("its end is missing or damaged")
     numbers, digest = trailer[: _TRAILER.size], trailer[_TRAILER.size : _TRAILER.size + HASH_BYTES]
     offset, count, heads_bytes, manifest_bytes = _TRAILER.unpack(numbers)
     if offset + heads_bytes + manifest_bytes + TRAILER_BYTES != size:
         raise ValueError("its end is damaged")
-    index = os.pread(file, heads_bytes + manifest_bytes, offset)
+    index = read(heads_bytes + manifest_bytes, offset)
     if blake3(header + index + numbers).digest() != digest:
         raise ValueError("its index does not match its hash")
     groups, data_at, at = [], len(header), 0

@@ -42,7 +42,7 @@ class Repacked:
 def worth_repacking(packs: Mapping[int, Pack], uses: ChunkUses, dead_share: float) -> Iterator[int]:
     """The numbers of packs that would become smaller, oldest first."""
     for number, pack in sorted(packs.items()):
-        if pack.problem or not pack.groups:
+        if pack.problem or not pack.groups or not pack.is_here:
             continue
         raw = sum(sum(group.lengths) for group in pack.groups)
         if is_loose(pack) or (not pack.is_live and raw and _dead(pack, number, uses) / raw > dead_share):

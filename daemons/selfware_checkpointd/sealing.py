@@ -49,7 +49,7 @@ def first_sequences(directory: Path) -> list[int]:
 def compress(directory: Path, first_sequence: int) -> int:
     """Compress one sealed segment; returns its size on disk now. Harmless when it runs twice."""
     plain, compressed = plain_path(directory, first_sequence), compressed_path(directory, first_sequence)
-    if plain.exists() and not _is_whole(compressed):
+    if plain.exists() and not is_whole(compressed):
         compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
         write_durably(compressed, [compressor.compress(plain.read_bytes())])
     if plain.exists():
@@ -113,7 +113,7 @@ def _read_either(plain: Path, compressed: Path, limit: int | None) -> bytes:
     return b""
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Is it there, to the end of its frame, and does zstd's checksum fit?"""
     try:
         data = path.read_bytes()

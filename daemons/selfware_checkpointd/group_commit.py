@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 
-from selfware_checkpointd.journal import Begun, Journal
+from selfware_checkpointd.batch import Begun
+from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 

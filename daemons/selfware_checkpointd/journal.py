@@ -17,11 +17,11 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 from selfware_checkpointd import sealing, trimming
+from selfware_checkpointd.batch import Batch, Begun
 from selfware_checkpointd.errors import (
     EventsLetGoError,
     JournalCorruptError,
@@ -47,24 +47,6 @@ from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 NO_FILE = -1
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one write will make durable."""
-
-    first_sequence: int
-    offset: int
-    records: list[Record] = field(default_factory=list)
-    pieces: list[bytes] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Begun:
-    """A commit between its halves: what each submission hears, and what is written, if anything is."""
-
-    outcomes: list[SelfwareError | None]
-    batch: Batch | None
 
 
 class Journal:

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -32,9 +32,6 @@ from selfware_checkpointd.errors import (
     CheckpointCorruptError,
     CheckpointNotFoundError,
     ColdAwayError,
-    FormatVersionError,
-    StorageError,
-    TagsCorruptError,
     UnknownBaseError,
     UnusableStateError,
     disk_error,
@@ -291,11 +288,8 @@ class Store:
 
     def names(self) -> dict[int, list[str]]:
         """The tags of each checkpoint that has any, by its number; none while they cannot be read."""
-        found: dict[int, list[str]] = {}
-        with self._lock, suppress(TagsCorruptError, StorageError, FormatVersionError):
-            for name, number in sorted(self.tags.all().items()):
-                found.setdefault(number, []).append(name)
-        return found
+        with self._lock:
+            return self.tags.names()
 
     def untag(self, name: str) -> int:
         """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""

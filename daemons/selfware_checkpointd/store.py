@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.assembling import Assembler
+from selfware_checkpointd.bases import Bases
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
 from selfware_checkpointd.coldstore import ColdStore
@@ -32,7 +33,6 @@ from selfware_checkpointd.errors import (
     CheckpointCorruptError,
     CheckpointNotFoundError,
     ColdAwayError,
-    UnknownBaseError,
     UnusableStateError,
     disk_error,
 )
@@ -91,6 +91,7 @@ class Store:
             self.tags = Tags(directory)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
+        self._bases = Bases(self._catalog, self._newest)
         self._reader = PackReader(cold)
         self._assembler = Assembler(self._catalog, self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level, room)
@@ -125,7 +126,7 @@ class Store:
             raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
         subject = Subject(session_id, level, sequence, label, now_unix_nanos)
         with self._lock:
-            _, base = self._base_of(session_id, level)
+            _, base = self._bases.newest(session_id, level)
             found = scan(self._chunker, Window.over(memoryview(state)), base.cut)
             return self._save(subject, base, found, None, before_commit)
 
@@ -133,7 +134,7 @@ class Store:
         """The same from a source of so many bytes. Raises UnusableStateError if it ends early."""
         kind = (subject.session_id, subject.level)
         with self._lock:
-            number, base = self._base_of(*kind)
+            number, base = self._bases.newest(*kind)
             room = self._hot.room(size, kind)
             if room is None:
                 found = scan(self._chunker, Window(size, read), base.cut)
@@ -171,7 +172,7 @@ class Store:
         new beyond ``fresh``, and is being compressed already.
         """
         with self._lock:
-            base = self._named_base(base_id, subject.session_id)
+            base = self._bases.named(base_id, subject.session_id, self.find)
             known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
             if known is not None:
                 return known
@@ -370,32 +371,3 @@ class Store:
         self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
-
-    def _base_of(self, session_id: str, level: Level) -> tuple[int, ChunkList]:
-        """What a state of this level is compared with, and its number: the newest one, or nothing."""
-        info = self._catalog.latest(session_id, level) or self._catalog.latest(session_id)
-        chunks = self._chunks_of(info.number) if info else None
-        return (info.number, chunks) if info and chunks else (0, ChunkList())
-
-    def _named_base(self, base_id: str, session_id: str) -> ChunkList:
-        if not base_id:
-            return ChunkList()
-        try:
-            info = self.find(base_id)
-        except (CheckpointNotFoundError, CheckpointCorruptError) as error:
-            raise UnknownBaseError(checkpoint_id=base_id) from error
-        chunks = self._chunks_of(info.number) if info.session_id == session_id else None
-        if chunks is None:
-            raise UnknownBaseError(checkpoint_id=base_id)
-        return chunks
-
-    def _chunks_of(self, number: int) -> ChunkList | None:
-        """A checkpoint's chunks; None if some are gone, or known to be damaged: they have to come again."""
-        chunks = self._newest.get(number)
-        if chunks is None:
-            try:
-                chunks = self._catalog.chunks_of(number)
-            except ValueError:
-                return None
-            self._newest.put(number, chunks)
-        return None if self._catalog.lost and chunks.touches(self._catalog.lost) else chunks

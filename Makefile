@@ -36,7 +36,7 @@ bench: ## BENCH=checkpoint|system|journal|recovery|startup|idle|sandbox|langgrap
 	@packaging/bootstrap bench
 	@$(ROOTED) $(PY) -m tests.bench.$(or $(BENCH),$(error say which: make bench BENCH=journal))
 
-prove: ## PROOF=kills|effects|demo|systemd_kills|calls|runaways|powercut|crashmatrix|bitflips|rewind|week [SEED=n ROUNDS=n]: JSON lines on stdout
+prove: ## PROOF=kills|effects|demo|systemd_kills|calls|runaways|powercut|crashmatrix|bitflips|cold|rewind|week [SEED=n ROUNDS=n]: JSON lines on stdout
 	@packaging/bootstrap dev
 	@$(ROOTED) $(PY) -m tests.prove.$(or $(PROOF),$(error say which: make prove PROOF=kills)) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 

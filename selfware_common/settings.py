@@ -63,6 +63,21 @@ class Encryption:
 
 
 @dataclass(frozen=True)
+class ColdTier:
+    """[checkpoint.cold]"""
+
+    directory: str = setting("", "Copy old checkpoints to this directory, on another disk or mount; empty: not there.")
+    url: str = setting("", "Or to an S3-compatible store, as s3://BUCKET/PREFIX; empty: not there.")
+    endpoint: str = setting("", "That store's address, as https://HOST:PORT; empty: AWS itself.")
+    region: str = setting("us-east-1", "That store's region; most other than AWS take any.")
+    after_seconds: float = setting(86_400.0, "Age at which a checkpoint is copied there.", minimum=0)
+    keep_local_bytes: int = setting(
+        1024**3, "Of what was copied so much stays here too: it reads faster, and each copy heals the other.", minimum=0
+    )
+    scrub: bool = setting(True, "Read the copies there too when all is verified; false saves what the reading costs.")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """[checkpoint]"""
 
@@ -107,6 +122,9 @@ class Checkpoint:
         100, "Events since the last session checkpoint that make the next one due early.", minimum=1
     )
     adaptive: bool = setting(True, "Halve the intervals under critical memory pressure, down to the shortest.")
+    scrub_days: float = setting(
+        7.0, "In so many days everything at rest is read and verified once, little by little; 0: never.", minimum=0
+    )
     redact_secrets: bool = setting(
         True, "Take keys and tokens of well-known forms out of what actions print, before it is remembered."
     )
@@ -115,6 +133,10 @@ class Checkpoint:
     )
     levels: CheckpointLevels = setting(CheckpointLevels, "The four levels.")
     encryption: Encryption = setting(Encryption, "Encryption at rest.")
+    cold: ColdTier = setting(
+        ColdTier,
+        "Where old checkpoints go. The keys of an S3 store come as systemd credentials or from the environment.",
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from selfware_checkpointd.bulk import PEOPLE, BulkServer
 from selfware_checkpointd.credentials import open_vault
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.service import CheckpointService
-from selfware_common import daemon
+from selfware_common import catalog, daemon, log
 from selfware_common.errors import SelfwareError
 from selfware_common.health import Check, room
 from selfware_common.rpc import checkpoint_pb2_grpc
@@ -22,6 +22,7 @@ from selfware_common.state.wire import BULK_SOCKET, TAGS_SOCKET
 CYCLE_SECONDS = 10.0
 SWITCH_SECONDS = 0.001  # threads that compare and compress give way to the event loop five times sooner than usual
 MAINTAIN_SECONDS = 60.0
+MOST_NAMES = 3  # in a sentence
 LEAST_BYTES, LEAST_FILES = 64 * 2**20, 64  # a checkpoint, and a journal segment for each session
 
 
@@ -35,14 +36,12 @@ class CheckpointDaemon(daemon.Daemon):
         sys.setswitchinterval(SWITCH_SECONDS)
         self._root = config.root(self.paths, self.settings)
         vault = open_vault(self.settings.checkpoint.encryption, os.environ)
+        own, cold = self.settings.checkpoint, config.cold_store(self.paths, self.settings)
+        policy = config.policy(self.settings)
         self._memory = await asyncio.to_thread(
-            lambda: Memory(
-                self._root,
-                compression_level=self.settings.checkpoint.compression_level,
-                policy=config.policy(self.settings),
-                vault=vault,
-            )
+            lambda: Memory(self._root, compression_level=own.compression_level, policy=policy, cold=cold, vault=vault)
         )
+        self._set_policies()
         self._service = CheckpointService(
             self._memory, self.settings.resources.quotas.max_checkpoint_size, lambda: config.policy(self.settings)
         )
@@ -62,6 +61,10 @@ class CheckpointDaemon(daemon.Daemon):
         self._upkeep: asyncio.Task[str] | None = None
         self._log_notes()
 
+    async def reloaded(self) -> None:
+        """Policies count at once; another store only after a restart."""
+        self._set_policies()
+
     def services(self) -> tuple[list[str], list[Register]]:
         return ["selfware.checkpoint.v1.Checkpoint"], [
             lambda server: checkpoint_pb2_grpc.add_CheckpointServicer_to_server(self._service, server)
@@ -75,6 +78,8 @@ class CheckpointDaemon(daemon.Daemon):
             "appended_events": str(self._service.appended_events),
             "checkpoints": str(len(self._memory.store.checkpoints())),
             "encrypted_with_key": (self._memory.vault.key_id or b"").hex(),
+            "damaged_checkpoints": str(len(self._memory.store.scrub.damage())),
+            **self._memory.store.tiers.facts(),
             "stored_bytes": str(self._memory.bounds.room.used_bytes()),
         }
 
@@ -117,12 +122,24 @@ class CheckpointDaemon(daemon.Daemon):
             return "keeping the journal, no checkpoint yet"
         one = newest[0]
         level = one.level.name.lower()
-        return f"newest checkpoint {one.checkpoint_id} ({level}) of {one.session_id} at event {one.sequence}"
+        said = f"newest checkpoint {one.checkpoint_id} ({level}) of {one.session_id} at event {one.sequence}"
+        damaged = sorted(one.checkpoint_id for one in self._memory.store.scrub.damage().values())
+        if damaged:
+            said += f"; damaged: {', '.join(damaged[:MOST_NAMES])}{' ...' if len(damaged) > MOST_NAMES else ''}"
+        behind = self._memory.store.tiers.behind
+        return f"{said}; {behind}" if behind else said
+
+    def _set_policies(self) -> None:
+        self._memory.cold_policy = config.cold_policy(self.settings)
+        self._memory.scrub_policy = config.scrub_policy(self.settings)
 
     def _log_notes(self) -> None:
         for note in self._memory.notes:
             self.log.warning("%s", note)
         self._memory.notes.clear()
+        for one in self._memory.store.scrub.taken_news():
+            extra = log.event(catalog.CHECKPOINT_DAMAGED, checkpoint_id=one.checkpoint_id)
+            self.log.error("%s", one.sentence, extra=extra)
 
 
 def main() -> int:

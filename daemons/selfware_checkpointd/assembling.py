@@ -7,18 +7,18 @@ which must not move or remove one meanwhile (the store sees to it).
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from blake3 import blake3
 
-from selfware_checkpointd.catalog import Catalog
+from selfware_checkpointd.catalog import Catalog, Pack
 from selfware_checkpointd.errors import CheckpointCorruptError, StorageError
 from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id
+from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.packs import Group, raw_of
 from selfware_common.state.comparing import root_of
 
@@ -48,8 +48,9 @@ class Plan:
 
     info: CheckpointInfo
     is_rooted: bool  # else its hash is that of the whole state: packs of version 1
+    at_rest: bool = False  # nothing from memory
     parts: list[Part] = field(default_factory=list)
-    groups: dict[Key, tuple[Path, Group]] = field(default_factory=dict)
+    groups: dict[Key, tuple[Pack, Group]] = field(default_factory=dict)
     wanted: dict[Key, list[tuple[int, int]]] = field(default_factory=dict)
     damaged: list[tuple[int, int]] = field(default_factory=list)  # (pack, chunk), found while reading
 
@@ -57,20 +58,21 @@ class Plan:
 class Assembler:
     """Reads from one catalog; owns the threads that do it."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, reader: PackReader) -> None:
         self._catalog = catalog
+        self._reader = reader
         self._threads = ThreadPoolExecutor(READING_THREADS, "read")
         # Each hash lets go of the interpreter for some microseconds: two threads that do it at once wait for each other
         # most of the time. One hashes while the other decompresses.
         self._hashing = threading.Lock()
 
-    def plan(self, info: CheckpointInfo) -> Plan:
+    def plan(self, info: CheckpointInfo, at_rest: bool = False) -> Plan:
         """Where everything lies; CheckpointCorruptError if some of it is missing, or what is there is not the whole."""
         try:
             runs = self._catalog.runs_of(info.number)
         except ValueError as error:
             raise CheckpointCorruptError(checkpoint_id=info.checkpoint_id, problem=str(error)) from error
-        plan = Plan(info, self._catalog.packs[info.number].version > 1)
+        plan = Plan(info, self._catalog.packs[info.number].version > 1, at_rest)
         digests: list[bytes] = []
         size = 0
         for run in runs:
@@ -121,7 +123,7 @@ class Assembler:
                 raise _damaged(plan.info, f"chunk {index} of {checkpoint_id(run.pack)} is missing")
             key, at = (run.pack, group.first), index - group.first
             stop = min(end - group.first, len(group.hashes))
-            plan.groups[key] = (pack.path, group)
+            plan.groups[key] = (pack, group)
             plan.wanted.setdefault(key, []).append((at, stop))
             plan.parts.append(Part(key, at, stop))
             digests += group.hashes[at:stop]
@@ -131,34 +133,40 @@ class Assembler:
 
     def _fetch(self, plan: Plan, key: Key | None, ready: dict[Key, Future[Unpacked]]) -> None:
         if key is not None:
-            path, group = plan.groups[key]
-            ready[key] = self._threads.submit(_read, path, group, plan.wanted[key], self._hashing)
+            pack, group = plan.groups[key]
+            ready[key] = self._threads.submit(self._read, pack, group, plan.wanted[key], plan.at_rest)
+
+    def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]], at_rest: bool) -> Unpacked:
+        """From here; from its copy in the cold store if what is here is not right."""
+        try:
+            unpacked = _unpacked(self._reader.frame(pack, group, at_rest), group, wanted, self._hashing)
+        except FileNotFoundError:
+            unpacked = _unpacked(b"", group, wanted, self._hashing)
+        except OSError as error:  # that may pass: it says nothing about the chunks
+            raise StorageError(what="read a checkpoint", path=pack.path, reason=error.strerror or str(error)) from error
+        if unpacked[2] and pack.stub is not None:
+            self._reader.forget(pack.stub)
+        if unpacked[2] and pack.stub is not None and pack.is_here:
+            with suppress(FileNotFoundError):
+                return _unpacked(self._reader.cold_frame(pack.stub, group), group, wanted, self._hashing)
+        return unpacked
 
     def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:
-        group = plan.groups[key][1]
+        pack, group = plan.groups[key]
         plan.damaged.append((key[0], group.first + at))
         chunk = other_copy(group.hashes[at])
         if chunk is None:
-            problem = f"chunk {group.hashes[at].hex()[:16]} in {checkpoint_id(key[0])} does not match its hash"
+            where = checkpoint_id(key[0]) if pack.is_here else f"{pack.path.name} in the cold store"
+            problem = f"chunk {group.hashes[at].hex()[:16]} in {where} does not match its hash"
             raise _damaged(plan.info, problem)
         return memoryview(chunk)
 
 
-def _read(path: Path, group: Group, wanted: list[tuple[int, int]], hashing: threading.Lock) -> Unpacked:
+def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]], hashing: threading.Lock) -> Unpacked:
     starts = [0]
     for length in group.lengths:
         starts.append(starts[-1] + length)
     chunks = {number for at, stop in wanted for number in range(at, stop)}
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            stored = os.pread(file, group.stored_bytes, group.offset)
-        finally:
-            os.close(file)
-    except FileNotFoundError:
-        return memoryview(b""), starts, chunks
-    except OSError as error:  # that may pass: it says nothing about the chunks
-        raise StorageError(what="read a checkpoint", path=path, reason=error.strerror or str(error)) from error
     unpacked = raw_of(group, stored)
     if unpacked is None:
         return memoryview(b""), starts, chunks

@@ -1,6 +1,7 @@
-"""What the journal is about to write at once: events of many submissions, encoded, and what each of these will hear.
+"""What one write to a journal makes durable, and what those who submitted it will hear.
 
-Owns nothing.
+Owns nothing: the journal fills these in, the committing thread carries them from the first half of a commit to the
+second.
 """
 
 from __future__ import annotations

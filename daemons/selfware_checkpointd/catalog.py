@@ -5,6 +5,9 @@ still use its chunks it is renamed to ``.chunks``, which is one atomic step. An 
 ``packing`` for how a save that was cut off is told from damage. A chunk that turns out to be damaged is forgotten here,
 so that the next save stores it again and older checkpoints heal with it.
 
+A pack that lies in the cold store is known by its stub (``coldstub``): beside the pack while there is a copy here too,
+instead of it afterwards. What a file here says of whether the checkpoint is alive goes before what a stub says.
+
 Owns the names in the checkpoint directory. Not thread-safe, but for ``all`` and ``latest``: the store holds a lock.
 """
 
@@ -14,14 +17,16 @@ import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from selfware_checkpointd import coldstub
 from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.chunklist import ChunkList
+from selfware_checkpointd.coldstub import COLD, COLD_CHUNKS, GONE, Stub
 from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index, unpack_group
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index
 from selfware_checkpointd.thinning import Ruin
 from selfware_checkpointd.vault import NO_VAULT, Vault
 
@@ -41,12 +46,23 @@ class Pack:
     firsts: list[int] = field(default_factory=list)
     version: int = VERSION
     key_id: bytes | None = None  # of the key it is encrypted with
-    size_bytes: int = 0  # of the file
+    stub: Stub | None = None  # where its copy lies in the cold store; the only one unless it is here
+    size_bytes: int = 0  # of the file, and of its stub
 
     @property
     def is_live(self) -> bool:
         """Does this file still stand for a checkpoint?"""
-        return self.path.suffix == LIVE
+        return self.path.suffix in (LIVE, COLD)
+
+    @property
+    def is_here(self) -> bool:
+        """Is the pack itself on this disk?"""
+        return self.path.suffix in (LIVE, CHUNKS_ONLY)
+
+    @property
+    def stub_path(self) -> Path:
+        """Where its stub lies, if it has one."""
+        return self.path.with_suffix(COLD if self.is_live else COLD_CHUNKS)
 
     @property
     def numbers(self) -> Iterator[int]:
@@ -77,15 +93,13 @@ class Catalog:
         self._highest = 0
         self._said: dict[tuple[str, Level, int, bytes], int] = {}
         remove_leftovers(directory)
-        files = {}
-        for path in directory.glob("ckpt-*"):
-            digits = path.stem.removeprefix("ckpt-")
-            if path.suffix in (LIVE, CHUNKS_ONLY) and digits.isdecimal():
-                files[int(digits)] = path
-        for number in sorted(files):
-            is_last = number == max(files)
-            if files[number].stat().st_size or not is_last:
-                self._add_file(files[number], number, is_last)
+        files, stubs = _by_number(directory, (LIVE, CHUNKS_ONLY)), _by_number(directory, (COLD, COLD_CHUNKS))
+        for number in sorted({*files, *stubs}):
+            is_last = number == max({*files, *stubs}) and number not in stubs
+            if number not in files:
+                self.add_stub(stubs[number], number)
+            elif files[number].stat().st_size or not is_last:
+                self._add_file(files[number], number, is_last, stubs.get(number))
 
     def all(self) -> list[tuple[int, Pack]]:
         """Every pack with its number, as of now: one step of the interpreter, so this needs no lock."""
@@ -106,10 +120,16 @@ class Catalog:
 
     def runs_of(self, number: int) -> list[Run]:
         """The runs of a live checkpoint, read from its pack again; raises ValueError if that fails now."""
-        index = self._read(self.packs[number].path, number)
+        index = self.index_of(number)
         if index.manifest is None:
             raise ValueError(index.problem)
         return decode_manifest(index.manifest, 0)[1]
+
+    def index_of(self, number: int) -> PackIndex:
+        """A pack's index as the disk has it now, from its stub if its own is damaged."""
+        pack = self.packs[number]
+        index = self._read(pack.path, number)
+        return self._read(pack.stub_path, number) if index.manifest is None and pack.stub is not None else index
 
     def replace(self, number: int, pack: Pack) -> None:
         """The same chunks, or fewer, lie in another way in the same file now."""
@@ -144,7 +164,7 @@ class Catalog:
         newer Selfware wrote is not damaged."""
         found = []
         for number, pack in self.packs.items():
-            if pack.is_live and pack.info is None:
+            if pack.is_live and pack.is_here and pack.info is None:  # a stub's record is no pack's
                 with contextlib.suppress(OSError):
                     file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
                     try:
@@ -167,19 +187,6 @@ class Catalog:
         number = self._said.get((session_id, level, sequence, root))
         return None if number is None else self.packs[number].info
 
-    def unpack(self, number: int, group: Group) -> list[bytes | None]:
-        """A group's chunks, each checked; damaged ones, and all if the file cannot be read now, are None."""
-        try:
-            file = os.open(self.packs[number].path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return [None] * len(group.hashes)
-        try:
-            return unpack_group(file, group)
-        except OSError:
-            return [None] * len(group.hashes)
-        finally:
-            os.close(file)
-
     def forget(self, damaged: Sequence[tuple[int, int]]) -> None:
         """These chunks (pack, number in it) are not what their hashes say: the next save stores them again."""
         for number, index in damaged:
@@ -189,17 +196,80 @@ class Catalog:
             if group is not None and self.places.get(group.hashes[index - group.first]) == (number, index):
                 del self.places[group.hashes[index - group.first]]
 
+    def found_again(self, number: int, still_lost: frozenset[int]) -> None:
+        """A pack was healed, but for these chunks."""
+        pack = self.packs[number]
+        if self.lost.pop(number, None) is not None and still_lost:
+            self.lost[number] = set(still_lost)
+        for group in pack.groups:
+            for index, digest in enumerate(group.hashes, group.first):
+                if index not in still_lost:
+                    self.places.setdefault(digest, (number, index))
+
+    def others(self, digest: bytes) -> list[tuple[Pack, Group, int]]:
+        """Every place where this chunk should lie and is not known to be damaged: pack, group, which one in it."""
+        return [
+            (pack, group, at)
+            for number, pack in self.packs.items()
+            for group in pack.groups
+            for at, found in enumerate(group.hashes)
+            if found == digest and group.first + at not in self.lost.get(number, ())
+        ]
+
     def retire(self, numbers: Sequence[int]) -> None:
         """These checkpoints are gone; their chunks stay until ``sweep``."""
         for number in numbers:
             pack = self.packs[number]
             if pack.info is not None:
                 self._said.pop(_saying(pack.info), None)
-            retired = pack.path.with_suffix(CHUNKS_ONLY)
-            pack.path.rename(retired)
-            pack.path, pack.info = retired, None
+            stub_path, was_here = pack.stub_path, pack.is_here
+            if was_here:
+                retired = pack.path.with_suffix(CHUNKS_ONLY)
+                pack.path.rename(retired)
+                pack.path = retired
+            if pack.stub is not None:
+                stub_path.rename(stub_path.with_suffix(COLD_CHUNKS))
+                pack.path = pack.path if was_here else stub_path.with_suffix(COLD_CHUNKS)
+            pack.info = None
             self.uses.leave(number)
         sync_directory(self.directory)
+
+    def copied(self, number: int, stub: Stub, moving: Path) -> None:
+        """Its copy in the cold store was read back and is right: the stub lies in that file and becomes valid now."""
+        pack = self.packs[number]
+        moving.rename(pack.stub_path)
+        sync_directory(self.directory)
+        pack.stub = stub
+        self._grow(pack, pack.stub_path.stat().st_size)
+
+    def drop_stub(self, number: int) -> None:
+        """The copy in the cold store is not wanted any more; to be removed there later."""
+        pack = self.packs[number]
+        if pack.stub is not None:
+            size = pack.stub_path.stat().st_size
+            pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+            sync_directory(self.directory)
+            pack.stub = None
+            self._grow(pack, -size)
+
+    def evict(self, number: int) -> int:
+        """Only the copy in the cold store stays; the bytes freed here."""
+        pack = self.packs[number]
+        if pack.stub is None or not pack.is_here:
+            return 0
+        freed = pack.path.stat().st_size
+        stub_path = pack.stub_path
+        pack.path.unlink()
+        sync_directory(self.directory)
+        pack.path = stub_path
+        self._grow(pack, -freed)
+        if pack.info is not None:
+            pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
+        return freed
+
+    def _grow(self, pack: Pack, size: int) -> None:
+        pack.size_bytes += size
+        self.size_bytes += size
 
     def sweep(self, spared: Container[int] = ()) -> int:
         """Remove packs that no living checkpoint uses, but for some; returns the bytes freed. Harmless when it runs
@@ -211,8 +281,12 @@ class Catalog:
         ]
         before = self.size_bytes
         for number in unused:
-            self.packs[number].path.unlink(missing_ok=True)
-            pack = self.packs.pop(number)
+            pack = self.packs[number]
+            if pack.stub is not None:
+                pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+            if pack.is_here:
+                pack.path.unlink(missing_ok=True)
+            del self.packs[number]
             self.lost.pop(number, None)
             self.uses.forget(number)
             self.size_bytes -= pack.size_bytes
@@ -224,9 +298,12 @@ class Catalog:
             sync_directory(self.directory)
         return before - self.size_bytes
 
-    def _add_file(self, path: Path, number: int, is_last: bool) -> None:
+    def _add_file(self, path: Path, number: int, is_last: bool, stub_path: Path | None) -> None:
         size = path.stat().st_size
         index = self._read(path, number)
+        stub = self._stub_beside(path, stub_path, index) if stub_path else None
+        if index.manifest is None and stub is not None:
+            index = self._read(path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS), number)
         if not index.is_whole and is_last and path.suffix == LIVE:
             self.cut_off = f"{path.stem} was cut off while it was saved, before anybody knew of it; it is removed"
             os.truncate(path, 0)
@@ -234,18 +311,43 @@ class Catalog:
         if is_last and path.suffix == LIVE:
             # Nobody was told of it if its writer was killed before the sync; from here on somebody may be.
             sync_file(path)
-        key_id = index.box.key_id if index.box else None
+        local = size + (self._stub_bytes(path) if stub else 0)
         pack = Pack(
-            path,
-            index.session_id,
-            index.groups,
-            problem=index.problem,
-            version=index.version,
-            key_id=key_id,
-            size_bytes=size,
-        )
+            path, index.session_id, index.groups, problem=index.problem, version=index.version, stub=stub,
+            size_bytes=local, key_id=index.box.key_id if index.box else None,
+        )  # fmt: skip
         if path.suffix == LIVE and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, size)
+        self._enter(number, pack)
+
+    @staticmethod
+    def _stub_bytes(path: Path) -> int:
+        return path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS).stat().st_size
+
+    def _stub_beside(self, path: Path, stub_path: Path, index: PackIndex) -> Stub | None:
+        """What lies in the cold store of a pack that is here. A stub that says something else of it counts for
+        nothing, and its file gets the name that goes with the pack's: one of both was changed, and then it stopped."""
+        try:
+            found = coldstub.read(stub_path, self._vault)
+        except (OSError, ValueError):
+            return None
+        if found.index is None or (index.manifest is not None and index.groups != found.index.groups):
+            stub_path.rename(self.directory / (found.stub.key + GONE))
+            return None
+        if (path.suffix == LIVE) != (stub_path.suffix == COLD):
+            stub_path.rename(path.with_suffix(COLD if path.suffix == LIVE else COLD_CHUNKS))
+        return found.stub
+
+    def add_stub(self, path: Path, number: int) -> None:
+        """Enter a pack that lies in the cold store only."""
+        index = self._read(path, number)
+        pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
+        pack.key_id = index.box.key_id if index.box else None
+        with contextlib.suppress(OSError, ValueError):
+            pack.size_bytes = path.stat().st_size
+            pack.stub = coldstub.read(path).stub
+        if path.suffix == COLD and index.manifest is not None:
+            pack.info, _ = decode_manifest(index.manifest, 0)
         self._enter(number, pack)
 
     def _enter(self, number: int, pack: Pack) -> None:
@@ -262,6 +364,8 @@ class Catalog:
                 self.places[digest] = (number, index)
 
     def _read(self, path: Path, number: int) -> PackIndex:
+        if path.suffix in (COLD, COLD_CHUNKS):
+            return coldstub.index_in(path, self._vault)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -278,3 +382,12 @@ class Catalog:
 
 def _saying(info: CheckpointInfo) -> tuple[str, Level, int, bytes]:
     return (info.session_id, info.level, info.sequence, info.state_hash)
+
+
+def _by_number(directory: Path, suffixes: Sequence[str]) -> dict[int, Path]:
+    found = {}
+    for path in directory.glob("ckpt-*"):
+        digits = path.stem.removeprefix("ckpt-")
+        if path.suffix in suffixes and digits.isdecimal():
+            found[int(digits)] = path
+    return found

@@ -18,6 +18,14 @@ class StorageError(SelfwareError):
     hint = "Check the disk ('dmesg', 'smartctl'). Nothing acknowledged was lost."
 
 
+class ColdAwayError(SelfwareError):
+    """The cold store of checkpoints, {place}, cannot be reached: {reason}."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    exit_code = 75  # EX_TEMPFAIL
+    hint = "Nothing is lost: try again when it is back. '[checkpoint.cold]' of selfware.toml says where it is."
+
+
 class FormatVersionError(SelfwareError):
     """{path} has format version {version} and this Selfware reads version {known}."""
 

@@ -35,14 +35,13 @@ from selfware_checkpointd.errors import (
 from selfware_checkpointd.files import Sync, make_directory, remove_leftovers, sync_directory, write_all
 from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.reopening import reopen
-from selfware_checkpointd.segment import Record, decode_record, encode_header, first_time
+from selfware_checkpointd.segment import Record, decode_record, encode_header
 from selfware_checkpointd.trimming import Closed
 from selfware_checkpointd.vault import NO_VAULT, Box, Vault
 from selfware_common.errors import SelfwareError
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 NO_FILE = -1
-UNKNOWN_TIME = 1 << 62
 
 
 class Journal:
@@ -79,7 +78,7 @@ class Journal:
         self._keys = JournalKeys(session_id, vault)
         self._box: Box | None = None  # what those records are sealed with
         self._settled: set[int] = set()  # segments that are sealed as they should be
-        self._begun: dict[int, int] = {}  # when segments began, of those that somebody asked for
+        self._segments = trimming.Segments(directory, session_id, self._keys)
         try:
             self._open()
         except OSError as error:
@@ -190,10 +189,7 @@ class Journal:
         """The segments after which another one began, oldest first."""
         with self._lock:
             firsts = list(self._firsts)
-        return [
-            Closed(self.session_id, first, then - 1, sealing.size_of(self._directory, first), self._begun_at(then))
-            for first, then in pairwise(firsts)
-        ]
+        return self._segments.closed(firsts)
 
     def trim(self, last: int) -> int:
         """Let whole segments up to this event go; returns how many. Whoever dies when: the next one finishes it."""
@@ -208,8 +204,6 @@ class Journal:
                 sealing.remove(self._directory, going)
             except OSError as error:
                 raise disk_error(error, "how far the journal was let go", self._directory) from error
-            for first in going:
-                self._begun.pop(first, None)
             return len(going)
 
     def seal(self) -> int:
@@ -382,12 +376,6 @@ class Journal:
     def _refuse_let_go(self, sequence: int) -> None:
         if sequence <= self._floor:
             raise EventsLetGoError(session_id=self.session_id, last=self._floor)
-
-    def _begun_at(self, first: int) -> int:
-        """When a segment's first event was made, read once; in a far future if that is not known."""
-        if not self._begun.get(first):
-            self._begun[first] = first_time(sealing.read_head(self._directory, first, self._keys))
-        return self._begun[first] or UNKNOWN_TIME
 
     def _offset_in_newest(self, sequence: int) -> int:
         """Where a record lies in the segment being written; 0 if it is not there."""

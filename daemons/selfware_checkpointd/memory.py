@@ -11,12 +11,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
 from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.bounds import Bounds
+from selfware_checkpointd.coldstore import ColdStore
 from selfware_checkpointd.errors import FormatVersionError, KeyMissingError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
@@ -24,10 +26,14 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.recovery import Recovery, newest_intact, recover
 from selfware_checkpointd.reserve import MOST_BYTES as RESERVE_BYTES
 from selfware_checkpointd.room import NO_LIMIT, Room
+from selfware_checkpointd.scrub import ScrubPolicy
 from selfware_checkpointd.segment import Record
+from selfware_checkpointd.segment_scrub import SegmentScrub
 from selfware_checkpointd.sessions import Sessions
 from selfware_checkpointd.store import COMPRESSION_LEVEL, Store, Subject, Verdict
 from selfware_checkpointd.thinning import Policy
+from selfware_checkpointd.tiering import ColdPolicy
+from selfware_checkpointd.tiers import MOVE_BYTES
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common.errors import DiskFullError
@@ -80,15 +86,18 @@ class Memory:
         compression_level: int = COMPRESSION_LEVEL,
         policy: Policy = KEEP_ALL,
         reserve_bytes: int = RESERVE_BYTES,
+        cold: ColdStore | None = None,
         vault: Vault = NO_VAULT,
     ) -> None:
         """Opens the store; journals are opened when they are first needed. Saves heed the policy's limit at once, and
-        that of the last ``maintain`` from then on."""
+        that of the last ``maintain`` from then on. ``cold``: where old packs may lie."""
         self.vault = vault
         self._clock = clock
         room = Room(policy.max_size_bytes)
         self.sessions = Sessions(root / "sessions")
-        self.store = Store(root / "checkpoints", compression_level=compression_level, room=room, vault=vault)
+        self.store = Store(root / "checkpoints", compression_level=compression_level, room=room, cold=cold, vault=vault)
+        self.store.scrub.segments = SegmentScrub(self.sessions, self.store, vault)
+        self.cold_policy, self.scrub_policy = ColdPolicy(), ScrubPolicy()
         self.notes: list[str] = list(self.store.opened)
         self._writers = Writers()
         self._doors: dict[str, GroupCommitter] = {}
@@ -285,14 +294,26 @@ class Memory:
         return sorted(found, key=lambda summary: (summary.created_unix_nanos, summary.session_id))
 
     def _maintain(self, policy: Policy, most_bytes: int) -> str:
+        tiers, now = self.store.tiers, self._clock()
         with self._maintaining:
-            retained = self.bounds.keep(policy, self.journal)  # first: it makes room, and the rest needs some
+            pushed = ""
+            with suppress(DiskFullError):  # no room for a stub: what is copied already went, the rest is deleted
+                pushed = self._push_out(policy, now)
+            retained = self.bounds.keep(policy, self.journal)  # early: it makes room, and the rest needs some
             self.notes.extend(self.bounds.taken_notes())
-            sealed, tightened = 0, ""
+            sealed, rest = 0, list[str]()
             try:
                 sealed = sum(journal.seal() for journal in list(self._journals.values()))
-                tightened = self.store.tighten(most_bytes)
+                rest.append(self.store.tighten(most_bytes))
+                rest.append(tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
+                rest.append(self.store.scrub.turn(self.scrub_policy, now))
             except DiskFullError as error:
-                tightened = f"no more than that: {error.sentence}"
-            said = f"compressed {sealed} journal segments, {retained}"
-            return f"{said}, {tightened}" if tightened else said
+                rest.append(f"no more than that: {error.sentence}")
+            self.notes += tiers.taken_notes() + self.store.scrub.taken_notes()
+            said = [f"compressed {sealed} journal segments", pushed, retained, *rest]
+            return ", ".join(one for one in said if one)
+
+    def _push_out(self, policy: Policy, now: int) -> str:
+        """To the cold store what would else have to be deleted."""
+        over = self.bounds.room.used_bytes() + self.bounds.room.free_bytes - policy.max_size_bytes
+        return self.store.tiers.make_room(self.store.disk_bytes() - over, now) if over > 0 else ""

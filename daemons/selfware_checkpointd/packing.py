@@ -31,7 +31,8 @@ from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.errors import StoreFullError
 from selfware_checkpointd.files import Sync, sync_directory, write_all
 from selfware_checkpointd.manifest import CheckpointInfo, Run, encode_manifest
-from selfware_checkpointd.packs import GROUP_BYTES, Group, box_name, encode_end, encode_header, finish_group
+from selfware_checkpointd.pack_boxes import box_name
+from selfware_checkpointd.packs import GROUP_BYTES, Group, encode_end, encode_header, finish_group
 from selfware_checkpointd.room import Room
 from selfware_checkpointd.vault import NO_VAULT, Vault
 

@@ -61,14 +61,15 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from zlib import crc32
 
 import zstandard
 from blake3 import blake3
 
-from selfware_checkpointd.manifest import checkpoint_id
+from selfware_checkpointd.pack_boxes import PackBoxes, around_frame, around_manifest
 from selfware_checkpointd.vault import NO_VAULT, SEALED_MORE_BYTES, Box, Vault
 
 MAGIC = b"SFWPACK\n"
@@ -92,6 +93,10 @@ _GROUP_HEAD_BYTES = 8 + _GROUP.size
 _own = threading.local()
 
 
+ReadAt = Callable[[int, int], bytes]
+"""So many bytes of a pack from an offset, or fewer."""
+
+
 class _ForeignError(ValueError):
     """A whole header, but not one of ours here."""
 
@@ -105,7 +110,7 @@ class Group:
     first: int
     hashes: tuple[bytes, ...]
     lengths: tuple[int, ...]
-    box: Box | None = None  # what opens the frame, if it is sealed
+    box: Box | None = field(default=None, compare=False)  # what opens the frame, if it is sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +124,6 @@ class PackIndex:
     version: int = VERSION
     is_whole: bool = True  # False: it looks as a save does that was cut off
     box: Box | None = None  # what its parts are sealed with, if they are
-
-
-def box_name(number: int) -> bytes:
-    """What the box of a pack is called."""
-    return b"pack %d" % number
 
 
 def encode_header(number: int, session_id: str, version: int = VERSION, box: Box | None = None) -> bytes:
@@ -149,15 +149,20 @@ def encode_group(
 
 def finish_group(group: Group, frame: bytes) -> tuple[bytes, bytes]:
     """(head, frame as it is stored) of a group whose offset and stored length need not be known yet."""
+    stored = frame if group.box is None else group.box.seal(frame, around_frame(len(group.hashes), group.first))
+    return encode_group_head(replace(group, stored_bytes=len(stored))), stored
+
+
+def encode_group_head(group: Group) -> bytes:
+    """What stands before the group's frame, which lies there as it is stored already; its offset is not said."""
     table = b"".join(map(_CHUNK.pack, group.hashes, group.lengths))
     count, box = len(group.hashes), group.box
     if box is None:
-        rest = _GROUP.pack(count, group.first, len(frame)) + table
-        return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, frame
-    sealed = box.seal(frame, _around_frame(group))
-    rest = _SEALED_GROUP.pack(count, group.first, len(sealed), box.key_id)
+        rest = _GROUP.pack(count, group.first, group.stored_bytes) + table
+        return GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest
+    rest = _SEALED_GROUP.pack(count, group.first, group.stored_bytes, box.key_id)
     rest += box.seal(table, rest)
-    return SEALED_GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest, sealed
+    return SEALED_GROUP_MARK + _CHECKSUM.pack(crc32(rest)) + rest
 
 
 def encode_end(
@@ -166,7 +171,7 @@ def encode_end(
     """Index and trailer."""
     joined = b"".join(heads)
     if box is not None:
-        manifest = box.seal(manifest, _around_manifest(header))
+        manifest = box.seal(manifest, around_manifest(header))
     numbers = _TRAILER.pack(index_offset, len(heads), len(joined), len(manifest))
     digest = blake3(header + joined + manifest + numbers).digest()
     return b"".join((joined, manifest, numbers, digest, END_MAGIC))
@@ -175,25 +180,52 @@ def encode_end(
 def read_index(file: int, number: int, vault: Vault = NO_VAULT) -> PackIndex:
     """The pack's index from its end; if that is damaged, from its group marks. KeyMissingError if it is encrypted with
     a key that the vault has not: that says nothing about damage."""
-    size, boxes = os.fstat(file).st_size, _Boxes(number, vault)
+    size, boxes = os.fstat(file).st_size, PackBoxes(number, vault)
     try:
-        header, index = _read_header(file, number, boxes)
+        header, index = _read_header(partial(os.pread, file), number, boxes)
     except _ForeignError as error:
         return _salvage(file, size, boxes, PackIndex([], "", None, str(error)))
     except ValueError as error:
         return _salvage(file, size, boxes, PackIndex([], "", None, str(error), is_whole=False))
     try:
-        return _read_end(file, size, header, boxes, index)
+        return _read_end(partial(os.pread, file), size, header, boxes, index)
     except ValueError as error:
         broken = replace(index, problem=str(error), version=VERSION, is_whole=index.version == 1)
         return _salvage(file, size, boxes, broken)
+
+
+def index_of_ends(read: ReadAt, size: int, number: int, vault: Vault = NO_VAULT) -> PackIndex:
+    """The index of a pack of this size of which only the first and the last bytes are at hand; ValueError if they are
+    damaged."""
+    boxes = PackBoxes(number, vault)
+    header, index = _read_header(read, number, boxes)
+    return _read_end(read, size, header, boxes, index)
+
+
+def ends_of(file: int) -> tuple[bytes, bytes]:
+    """A whole pack's header, and its index with the trailer: what ``index_of_ends`` needs; ValueError if damaged."""
+    size = os.fstat(file).st_size
+    header_bytes, tail_at = ends_at(partial(os.pread, file), size)
+    return os.pread(file, header_bytes, 0), os.pread(file, size - tail_at, tail_at)
+
+
+def ends_at(read: ReadAt, size: int) -> tuple[int, int]:
+    """How long a pack's header is, and where its index begins; ValueError if they cannot be."""
+    if size < _HEADER.size + 4 + TRAILER_BYTES:
+        raise ValueError("it is too short")
+    _, version, name_bytes, _ = _HEADER.unpack(read(_HEADER.size, 0))
+    header_bytes = _HEADER.size + 4 + name_bytes + (_SEALED_HEADER_END.size if version == SEALED_VERSION else 0)
+    (offset,) = struct.unpack("<Q", read(8, size - TRAILER_BYTES))
+    if not header_bytes <= offset <= size - TRAILER_BYTES:
+        raise ValueError("its end is damaged")
+    return header_bytes, offset
 
 
 def is_ruined(file: int, number: int, vault: Vault = NO_VAULT) -> bool:
     """Is the pack's own record damaged, and not merely of another version or number? OSError if it cannot be read,
     KeyMissingError if it is encrypted with a key that is not here."""
     try:
-        _read_header(file, number, _Boxes(number, vault))
+        _read_header(partial(os.pread, file), number, PackBoxes(number, vault))
     except _ForeignError:
         return False
     except ValueError:
@@ -203,7 +235,12 @@ def is_ruined(file: int, number: int, vault: Vault = NO_VAULT) -> bool:
 
 def unpack_group(file: int, group: Group) -> list[bytes | None]:
     """The group's chunks; None for each that is not what its hash says. OSError if the file cannot be read."""
-    raw = raw_of(group, os.pread(file, group.stored_bytes, group.offset))
+    return unpack_frame(os.pread(file, group.stored_bytes, group.offset), group)
+
+
+def unpack_frame(frame: bytes, group: Group) -> list[bytes | None]:
+    """The same from the frame at hand, as it is stored."""
+    raw = raw_of(group, frame)
     if raw is None:
         return [None] * len(group.hashes)
     chunks: list[bytes | None] = []
@@ -218,7 +255,7 @@ def unpack_group(file: int, group: Group) -> list[bytes | None]:
 def raw_of(group: Group, stored: bytes) -> bytes | None:
     """A group's chunks, one after the other and not yet checked, from what is stored of them; None if that is
     damaged."""
-    frame = stored if group.box is None else group.box.open(stored, _around_frame(group))
+    frame = stored if group.box is None else group.box.open(stored, around_frame(len(group.hashes), group.first))
     return None if frame is None else decompress(frame, sum(group.lengths))
 
 
@@ -235,36 +272,25 @@ def decompress(frame: bytes, size: int) -> bytes | None:
         return None
 
 
-def _around_frame(group: Group) -> bytes:
-    return b"chunks%b%b" % (len(group.hashes).to_bytes(4, "little"), group.first.to_bytes(4, "little"))
+def heads_are_right(file: int, groups: Sequence[Group]) -> bool:
+    """Does each group's head stand before its frame, as the index says? They are what is left if the index is lost."""
+    for group in groups:
+        shape = _GROUP.size if group.box is None else _SEALED_GROUP.size + SEALED_MORE_BYTES
+        length = 8 + shape + len(group.hashes) * _CHUNK.size
+        at = group.offset - length
+        found = _decode_head(os.pread(file, length, at), 0, at, PackBoxes.only(group.box)) if at >= 0 else None
+        if found is None or found[0] != group:
+            return False
+    return True
 
 
-def _around_manifest(header: bytes) -> bytes:
-    return b"manifest" + header
-
-
-class _Boxes:
-    """Of one pack: one for each key that something in it names, which is one key."""
-
-    def __init__(self, number: int, vault: Vault) -> None:
-        self._number = number
-        self._vault = vault
-        self._boxes: dict[bytes, Box] = {}
-
-    def of(self, key_id: bytes) -> Box:
-        if key_id not in self._boxes:
-            what = f"Checkpoint {checkpoint_id(self._number)}"
-            self._boxes[key_id] = self._vault.opening(key_id, box_name(self._number), what)
-        return self._boxes[key_id]
-
-
-def _read_header(file: int, number: int, boxes: _Boxes) -> tuple[bytes, PackIndex]:
+def _read_header(read: ReadAt, number: int, boxes: PackBoxes) -> tuple[bytes, PackIndex]:
     """The header, and what it says."""
-    head = os.pread(file, _HEADER.size + 4, 0)
+    head = read(_HEADER.size + 4, 0)
     if len(head) < _HEADER.size + 4 or head[:8] != MAGIC:
         raise ValueError("its header is damaged")
     _, version, length, found_number = _HEADER.unpack_from(head)
-    rest = os.pread(file, length + (_SEALED_HEADER_END.size if version == SEALED_VERSION else 0), len(head))
+    rest = read(length + (_SEALED_HEADER_END.size if version == SEALED_VERSION else 0), len(head))
     if _CHECKSUM.pack(crc32(rest, crc32(head[:-4]))) != head[-4:]:
         raise ValueError("its header is damaged")
     if version not in KNOWN_VERSIONS:
@@ -278,15 +304,15 @@ def _read_header(file: int, number: int, boxes: _Boxes) -> tuple[bytes, PackInde
     return head + rest, PackIndex([], rest[:length].decode(), None, "", version, box=box)
 
 
-def _read_end(file: int, size: int, header: bytes, boxes: _Boxes, index: PackIndex) -> PackIndex:
-    trailer = os.pread(file, TRAILER_BYTES, max(0, size - TRAILER_BYTES))
+def _read_end(read: ReadAt, size: int, header: bytes, boxes: PackBoxes, index: PackIndex) -> PackIndex:
+    trailer = read(TRAILER_BYTES, max(0, size - TRAILER_BYTES))
     if len(trailer) < TRAILER_BYTES or trailer[-8:] != END_MAGIC:
         raise ValueError("its end is missing or damaged")
     numbers, digest = trailer[: _TRAILER.size], trailer[_TRAILER.size : _TRAILER.size + HASH_BYTES]
     offset, count, heads_bytes, manifest_bytes = _TRAILER.unpack(numbers)
     if offset + heads_bytes + manifest_bytes + TRAILER_BYTES != size:
         raise ValueError("its end is damaged")
-    data = os.pread(file, heads_bytes + manifest_bytes, offset)
+    data = read(heads_bytes + manifest_bytes, offset)
     if blake3(header + data + numbers).digest() != digest:
         raise ValueError("its index does not match its hash")
     groups, data_at, at = [], len(header), 0
@@ -300,14 +326,14 @@ def _read_end(file: int, size: int, header: bytes, boxes: _Boxes, index: PackInd
         at += head_bytes
     manifest: bytes | None = data[heads_bytes:]
     if index.box is not None:
-        manifest = index.box.open(data[heads_bytes:], _around_manifest(header))
+        manifest = index.box.open(data[heads_bytes:], around_manifest(header))
     try:
         return replace(index, groups=groups, manifest=zstandard.ZstdDecompressor().decompress(manifest or b""))
     except zstandard.ZstdError:
         raise ValueError("its manifest is damaged") from None
 
 
-def _salvage(file: int, size: int, boxes: _Boxes, index: PackIndex) -> PackIndex:
+def _salvage(file: int, size: int, boxes: PackBoxes, index: PackIndex) -> PackIndex:
     """Every group whose head is whole, found by its mark."""
     data = os.pread(file, size, 0)
     groups: list[Group] = []
@@ -332,7 +358,7 @@ def _next_mark(data: bytes, start: int) -> int:
     return min(places, default=-1)
 
 
-def _decode_head(data: bytes, at: int, file_at: int, boxes: _Boxes) -> tuple[Group, int] | None:
+def _decode_head(data: bytes, at: int, file_at: int, boxes: PackBoxes) -> tuple[Group, int] | None:
     """The group whose head is at this place of data, and the head's length; file_at is where it (and then its frame)
     lies in the file."""
     is_sealed = data[at : at + 4] == SEALED_GROUP_MARK

@@ -20,10 +20,10 @@ import zstandard
 
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.chunk_uses import ChunkUses
+from selfware_checkpointd.pack_boxes import box_name
 from selfware_checkpointd.packing import compressor
 from selfware_checkpointd.packs import (
     Group,
-    box_name,
     encode_end,
     encode_group,
     encode_header,
@@ -57,7 +57,7 @@ def worth_repacking(
 ) -> Iterator[int]:
     """The numbers of packs that would become smaller, or be encrypted as they should be; oldest first."""
     for number, pack in sorted(packs.items()):
-        if pack.problem:
+        if pack.problem or not pack.is_here:
             continue
         if vault.key_id not in (None, pack.key_id):
             yield number

@@ -79,7 +79,7 @@ def compress(directory: Path, first_sequence: int, keys: JournalKeys | None = No
     plain, compressed = plain_path(directory, first_sequence), compressed_path(directory, first_sequence)
     if not plain.exists():
         _seal_again(compressed, first_sequence, keys)
-    elif not _is_whole(compressed, first_sequence, keys):
+    elif not is_whole(compressed, first_sequence, keys):
         write_durably(compressed, [_sealed(plain.read_bytes(), first_sequence, keys)])
     if plain.exists():
         plain.unlink()
@@ -170,7 +170,7 @@ def _read_either(plain: Path, compressed: Path, limit: int | None, first_sequenc
     return b""
 
 
-def _is_whole(path: Path, first_sequence: int, keys: JournalKeys) -> bool:
+def is_whole(path: Path, first_sequence: int, keys: JournalKeys) -> bool:
     """Is it there, as it should be, and does it give all that it was made of?"""
     try:
         data = path.read_bytes()
@@ -178,6 +178,11 @@ def _is_whole(path: Path, first_sequence: int, keys: JournalKeys) -> bool:
         return False
     is_as_it_should_be = keys.key_id in (None, sealed_segment.key_id_of(data, first_sequence))
     return is_as_it_should_be and _gives_all(data, first_sequence, keys)
+
+
+def gives_all(path: Path, first_sequence: int, keys: JournalKeys) -> bool:
+    """Is all of a sealed segment still right, whichever key it is sealed with?"""
+    return _gives_all(path.read_bytes(), first_sequence, keys)
 
 
 def _gives_all(data: bytes, first_sequence: int, keys: JournalKeys) -> bool:

@@ -152,7 +152,7 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     async def List(self, request: checkpoint_pb2.ListRequest, context: Any) -> checkpoint_pb2.ListReply:
         found = self._memory.store.checkpoints(request.session_id)
         names = self._memory.store.names()
-        return checkpoint_pb2.ListReply(checkpoints=[_info(info, names.get(info.number, ())) for info in found])
+        return checkpoint_pb2.ListReply(checkpoints=[self._told(info, names.get(info.number, ())) for info in found])
 
     async def Latest(self, request: checkpoint_pb2.LatestRequest, context: Any) -> checkpoint_pb2.CheckpointInfo:
         return _info(self._memory.store.latest(request.session_id))
@@ -160,12 +160,14 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
     async def Verify(self, request: checkpoint_pb2.VerifyRequest, context: Any) -> checkpoint_pb2.VerifyReply:
         verdicts = await self._memory.verify(request.checkpoint_id)
         for one in verdicts:
-            if not one.intact:
+            if not one.intact and not one.unknown:
                 extra = log.event(catalog.CHECKPOINT_DAMAGED, checkpoint_id=one.checkpoint_id)
                 LOG.error("checkpoint %s is damaged: %s", one.checkpoint_id, one.problem, extra=extra)
         return checkpoint_pb2.VerifyReply(
             verdicts=[
-                checkpoint_pb2.Verdict(checkpoint_id=one.checkpoint_id, intact=one.intact, problem=one.problem)
+                checkpoint_pb2.Verdict(
+                    checkpoint_id=one.checkpoint_id, intact=one.intact, problem=one.problem, unknown=one.unknown
+                )
                 for one in verdicts
             ]
         )
@@ -185,6 +187,15 @@ class CheckpointService(checkpoint_pb2_grpc.CheckpointServicer):
             yield checkpoint_pb2.RecoverReply(data=piece)
         for start in range(0, len(found.events), BATCH_EVENTS):
             yield _events(found.events[start : start + BATCH_EVENTS])
+
+    def _told(self, info: CheckpointInfo, tags: Iterable[str]) -> checkpoint_pb2.CheckpointInfo:
+        """With where it lies."""
+        told = _info(info)
+        told.tags.extend(tags)
+        told.tier, told.cold_bytes = self._memory.store.tiers.tier_of(info.number)
+        if damage := self._memory.store.scrub.damage().get(info.number):
+            told.damage = damage.sentence
+        return told
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
@@ -223,7 +234,7 @@ def _events(records: Iterable[Record]) -> checkpoint_pb2.RecoverReply:
     return reply
 
 
-def _info(info: CheckpointInfo, tags: Iterable[str] = ()) -> checkpoint_pb2.CheckpointInfo:
+def _info(info: CheckpointInfo) -> checkpoint_pb2.CheckpointInfo:
     return checkpoint_pb2.CheckpointInfo(
         checkpoint_id=info.checkpoint_id,
         session_id=info.session_id,
@@ -234,7 +245,6 @@ def _info(info: CheckpointInfo, tags: Iterable[str] = ()) -> checkpoint_pb2.Chec
         stored_bytes=info.stored_bytes,
         state_hash=info.state_hash,
         label=info.label,
-        tags=tags,
     )
 
 

@@ -15,8 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -24,58 +23,47 @@ from blake3 import blake3
 
 from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.assembling import Assembler
+from selfware_checkpointd.bases import Bases
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
+from selfware_checkpointd.coldstore import ColdStore
+from selfware_checkpointd.copies import Copies
 from selfware_checkpointd.errors import (
     CheckpointAmbiguousError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
-    FormatVersionError,
-    StorageError,
-    TagsCorruptError,
-    UnknownBaseError,
+    ColdAwayError,
     UnusableStateError,
     disk_error,
 )
 from selfware_checkpointd.files import Sync, make_directory
 from selfware_checkpointd.filling import Filling, compared
-from selfware_checkpointd.hot import Hot
+from selfware_checkpointd.healing import Healer
+from selfware_checkpointd.hot import Hot, is_right
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, number_of
 from selfware_checkpointd.packing import Packer
+from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.placing import hashed, placed
 from selfware_checkpointd.repacking import DEAD_SHARE
 from selfware_checkpointd.room import Room
+from selfware_checkpointd.scrub import Scrub
+from selfware_checkpointd.subject import Subject, Verdict
 from selfware_checkpointd.tags import Tags
 from selfware_checkpointd.thinning import Ruin
+from selfware_checkpointd.tiers import Tiers
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES, Upkeep
 from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import Span, root_of
 from selfware_common.state.scanning import Found, Read, ShorterError, Window, scan
 
+__all__ = ["Store", "Subject", "Verdict"]
+
 COMPRESSION_LEVEL = 6  # [checkpoint] compression_level, unless set
 
+PIECE_BYTES = 1024 * 1024
+
 Check = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a checkpoint can be restored; problem is one sentence if not."""
-
-    checkpoint_id: str
-    intact: bool
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a checkpoint is of."""
-
-    session_id: str
-    level: Level
-    sequence: int
-    label: str
-    now_unix_nanos: int
 
 
 class Store:
@@ -87,11 +75,12 @@ class Store:
         sync: Sync = os.fdatasync,
         compression_level: int = COMPRESSION_LEVEL,
         room: Room | None = None,
+        cold: ColdStore | None = None,
         vault: Vault = NO_VAULT,
     ) -> None:
         """Fails if the compiled chunker is missing; reads the index of every pack. The level is zstd's, for packs that
-        are packed tighter. No pack grows beyond what the room allows. KeyMissingError if a pack is encrypted with a
-        key that the vault has not."""
+        are packed tighter. No pack grows beyond what the room allows. ``cold``: where old packs may lie.
+        KeyMissingError if a pack is encrypted with a key that the vault has not."""
         room = room or Room()
         self._chunker = Chunker()
         self._lock = threading.RLock()
@@ -105,8 +94,16 @@ class Store:
             self.tags = Tags(directory)
         except OSError as error:
             raise disk_error(error, "checkpoints", directory) from error
-        self._assembler = Assembler(self._catalog)
+        self._bases = Bases(self._catalog, self._newest)
+        self._reader = PackReader(cold)
+        self._assembler = Assembler(self._catalog, self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level, room, vault)
+        self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold, vault)
+        self._copies = Copies(self._catalog, self._reader, self._hot, self._newest, self._lock)
+        healer = Healer(
+            self._catalog, self._reader, self._upkeep, self.tiers, self._newest, sync, self._copies.anywhere, vault
+        )
+        self.scrub = Scrub(self._catalog, self._upkeep, healer)
         self.opened = [verdict.problem for verdict in self.unreadable()] + self.tags.opened
         if self._catalog.cut_off:
             self.opened.append(self._catalog.cut_off)
@@ -132,7 +129,7 @@ class Store:
             raise UnusableStateError(problem="the bytes that came do not match the hash that came with them")
         subject = Subject(session_id, level, sequence, label, now_unix_nanos)
         with self._lock:
-            _, base = self._base_of(session_id, level)
+            _, base = self._bases.newest(session_id, level)
             found = scan(self._chunker, Window.over(memoryview(state)), base.cut)
             return self._save(subject, base, found, None, before_commit)
 
@@ -140,7 +137,7 @@ class Store:
         """The same from a source of so many bytes. Raises UnusableStateError if it ends early."""
         kind = (subject.session_id, subject.level)
         with self._lock:
-            number, base = self._base_of(*kind)
+            number, base = self._bases.newest(*kind)
             room = self._hot.room(size, kind)
             if room is None:
                 found = scan(self._chunker, Window(size, read), base.cut)
@@ -158,7 +155,7 @@ class Store:
                 filling.close()
                 self._hot.give_back(room)
                 raise
-            self._hot.put(kind, info.number, room)
+            self._hot.put(kind, info.number, room, size)
             return info
 
     def save_change(
@@ -178,7 +175,7 @@ class Store:
         new beyond ``fresh``, and is being compressed already.
         """
         with self._lock:
-            base = self._named_base(base_id, subject.session_id)
+            base = self._bases.named(base_id, subject.session_id, self.find)
             known = self._catalog.same(subject.session_id, subject.level, subject.sequence, root)
             if known is not None:
                 return known
@@ -195,20 +192,35 @@ class Store:
             whole = BytesIO()  # piece by piece: one join would hold every other thread up while it copies
             for piece in pieces:
                 whole.write(piece)
-            return info, whole.getvalue()
+            state = whole.getvalue()
+        with self._lock:
+            self._hot.keep((info.session_id, info.level), info.number, state)
+        return info, state
 
     @contextmanager
-    def reading(self, prefix: str) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
+    def reading(self, prefix: str, at_rest: bool = False) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
         """The same in verified pieces, without holding anybody up: only what we read is not deleted meanwhile.
+        ``at_rest``: from the disk, also if the state is in memory.
 
         CheckpointCorruptError may come in the middle.
         """
         with self._lock:
             info = self.find(prefix)
-            plan = self._assembler.plan(info)
+            hot = None if at_rest else self._hot.pin(info.number)
+            chunks = self._newest.get(info.number) if hot is not None else None
+        try:
+            if hot is not None and chunks is not None and is_right(hot, chunks.cut):
+                yield info, (hot[at : at + PIECE_BYTES] for at in range(0, len(hot), PIECE_BYTES))
+                return
+        finally:
+            if hot is not None:
+                with self._lock:
+                    self._hot.unpin(info.number)
+        with self._lock:
+            plan = self._assembler.plan(info, at_rest)
             held = self._upkeep.hold(plan)
         try:
-            yield info, self._assembler.pieces(plan, self._other_copy)
+            yield info, self._assembler.pieces(plan, self._copies.saved_again)
         finally:
             with self._lock:
                 self._upkeep.release(held)
@@ -257,11 +269,13 @@ class Store:
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""
         try:
-            with self.reading(prefix) as (info, pieces):
+            with self.reading(prefix, at_rest=True) as (info, pieces):
                 for _ in pieces:
                     pass
         except CheckpointCorruptError as error:
             return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
+        except ColdAwayError as error:
+            return Verdict(self.find(prefix).checkpoint_id, False, error.sentence, unknown=True)
         return Verdict(info.checkpoint_id, True, "")
 
     def verify_all(self, session_id: str = "") -> list[Verdict]:
@@ -278,11 +292,8 @@ class Store:
 
     def names(self) -> dict[int, list[str]]:
         """The tags of each checkpoint that has any, by its number; none while they cannot be read."""
-        found: dict[int, list[str]] = {}
-        with self._lock, suppress(TagsCorruptError, StorageError, FormatVersionError):
-            for name, number in sorted(self.tags.all().items()):
-                found.setdefault(number, []).append(name)
-        return found
+        with self._lock:
+            return self.tags.names()
 
     def untag(self, name: str) -> int:
         """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""
@@ -296,7 +307,11 @@ class Store:
 
     def delete(self, doomed: Sequence[int]) -> str:
         """Delete the checkpoints with these numbers, and every chunk that nobody needs any more; one sentence."""
-        return self._upkeep.delete(doomed)
+        said = self._upkeep.delete(doomed)
+        with self._lock:
+            for number in doomed:
+                self._hot.forget(number)
+        return said
 
     def disk_bytes(self) -> int:
         """What all packs take."""
@@ -359,42 +374,3 @@ class Store:
         self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
-
-    def _other_copy(self, digest: bytes) -> bytes | None:
-        """A damaged chunk as a later save stored it again."""
-        with self._lock:
-            place = self._catalog.places.get(digest)
-            pack = self._catalog.packs.get(place[0]) if place else None
-            group = pack.group_of(place[1]) if place and pack else None
-            if place is None or group is None:
-                return None
-            return self._catalog.unpack(place[0], group)[place[1] - group.first]
-
-    def _base_of(self, session_id: str, level: Level) -> tuple[int, ChunkList]:
-        """What a state of this level is compared with, and its number: the newest one, or nothing."""
-        info = self._catalog.latest(session_id, level) or self._catalog.latest(session_id)
-        chunks = self._chunks_of(info.number) if info else None
-        return (info.number, chunks) if info and chunks else (0, ChunkList())
-
-    def _named_base(self, base_id: str, session_id: str) -> ChunkList:
-        if not base_id:
-            return ChunkList()
-        try:
-            info = self.find(base_id)
-        except (CheckpointNotFoundError, CheckpointCorruptError) as error:
-            raise UnknownBaseError(checkpoint_id=base_id) from error
-        chunks = self._chunks_of(info.number) if info.session_id == session_id else None
-        if chunks is None:
-            raise UnknownBaseError(checkpoint_id=base_id)
-        return chunks
-
-    def _chunks_of(self, number: int) -> ChunkList | None:
-        """A checkpoint's chunks; None if some are gone, or known to be damaged: they have to come again."""
-        chunks = self._newest.get(number)
-        if chunks is None:
-            try:
-                chunks = self._catalog.chunks_of(number)
-            except ValueError:
-                return None
-            self._newest.put(number, chunks)
-        return None if self._catalog.lost and chunks.touches(self._catalog.lost) else chunks

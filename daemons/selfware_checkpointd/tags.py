@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -91,6 +92,14 @@ class Tags:
         if self._tags is None:
             raise TagsCorruptError(path=self._path)
         return dict(self._tags)
+
+    def names(self) -> dict[int, list[str]]:
+        """The names of each checkpoint that has any, by its number; none while they cannot be read."""
+        found: dict[int, list[str]] = {}
+        with suppress(TagsCorruptError, StorageError, FormatVersionError):
+            for name, number in sorted(self.all().items()):
+                found.setdefault(number, []).append(name)
+        return found
 
     def tagged(self) -> frozenset[int]:
         """Numbers of checkpoints that must not be deleted; raises TagsCorruptError: then it may be any of them."""

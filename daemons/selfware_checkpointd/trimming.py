@@ -14,7 +14,7 @@ what was let go on purpose is told from what is lost. Numbers are little-endian;
      12   8  floor            the last event that was let go
      20   4  CRC-32           of bytes 0..19
 
-``through`` is pure. Owns that file; segments are the journal's.
+What decides is pure. Owns that file; segments are the journal's.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from zlib import crc32
 
+from selfware_checkpointd import sealing
 from selfware_checkpointd.errors import StorageError
 from selfware_checkpointd.files import write_durably
+from selfware_checkpointd.journal_keys import JournalKeys
+from selfware_checkpointd.segment import first_time
 
 MAGIC = b"SFWFLOR\n"
 VERSION = 1
 FLOOR = "floor"
 SHARE = 4  # journals may take a quarter of the limit
+UNKNOWN_TIME = 1 << 62
 DAY_NANOS = 86_400_000_000_000
 _COPY = struct.Struct("<8sHHQ")
 _CHECKSUM = struct.Struct("<I")
@@ -46,6 +51,28 @@ class Closed:
     last: int
     size_bytes: int
     ended_unix_nanos: int  # when the next one began
+
+
+class Segments:
+    """When the segments of one journal began; each is read once."""
+
+    def __init__(self, directory: Path, session_id: str, keys: JournalKeys) -> None:
+        self._directory, self._session_id, self._keys = directory, session_id, keys
+        self._begun: dict[int, int] = {}
+
+    def closed(self, firsts: list[int]) -> list[Closed]:
+        """Of those that begin with these events all but the last, oldest first."""
+        self._begun = {first: begun for first, begun in self._begun.items() if first in firsts}
+        return [
+            Closed(self._session_id, first, then - 1, sealing.size_of(self._directory, first), self._begun_at(then))
+            for first, then in pairwise(firsts)
+        ]
+
+    def _begun_at(self, first: int) -> int:
+        """In a far future if that is not known."""
+        if not self._begun.get(first):
+            self._begun[first] = first_time(sealing.read_head(self._directory, first, self._keys))
+        return self._begun[first] or UNKNOWN_TIME
 
 
 def too_old(segments: Iterable[Closed], now_unix_nanos: int, retention_days: float) -> list[Closed]:

@@ -43,11 +43,11 @@ class Upkeep:
         self._vault = vault
         self._compression_level = compression_level
         self._catalog = catalog
-        self._lock = lock
+        self.lock = self._lock = lock
         self._newest = newest
         self._sync = sync
         self._room = room
-        self._tightening = threading.Lock()
+        self.rewriting = threading.Lock()  # held by whoever writes packs anew, beside themselves
         self._held: Counter[int] = Counter()  # packs that are being read, or written anew, and by how many
         self.is_ending = False  # the daemon stops: begin no further pack
 
@@ -85,12 +85,12 @@ class Upkeep:
     def tighten(self, most_bytes: int, dead_share: float = DEAD_SHARE) -> str:
         """Write packs anew that become smaller, or are not encrypted as they should be, oldest first, until about so
         many bytes were read. "" if there was nothing to do, or somebody else is at it for longer."""
-        if not self._tightening.acquire(timeout=PATIENCE_SECONDS):
+        if not self.rewriting.acquire(timeout=PATIENCE_SECONDS):
             return ""
         try:
             return self._tighten_some(most_bytes, dead_share)
         finally:
-            self._tightening.release()
+            self.rewriting.release()
 
     def _settle(self) -> None:
         """Count what living checkpoints use, a few of them at a time: after a start there are many."""
@@ -119,7 +119,7 @@ class Upkeep:
         """(bytes read, bytes freed); None if it has to wait, or is damaged. The lock is not held while it works."""
         with self._lock:
             pack = self._catalog.packs.get(number)
-            if pack is None or pack.problem or self.is_held(number):
+            if pack is None or pack.problem or not pack.is_here or self.is_held(number):
                 return None
             alive = self._catalog.uses.alive(number, pack.numbers)
             self._held[number] += 1
@@ -135,6 +135,7 @@ class Upkeep:
                     if not is_ours or not repacked.holds(self._catalog.uses.alive(number, pack.numbers)):
                         temporary.unlink()
                         return None
+                    self._catalog.drop_stub(number)  # the copy elsewhere is of other bytes
                     temporary.rename(pack.path)
                     self._catalog.replace(number, place(pack, repacked, size))
                     sync_directory(pack.path.parent)

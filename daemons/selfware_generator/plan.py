@@ -7,6 +7,7 @@ escaped: no value can become a directive of its own.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from selfware_common.errors import ConfigError
@@ -34,6 +35,13 @@ STOP_MARGIN_SECONDS = 15
 RUNTIME_MARGIN_SECONDS = 600
 LONGEST_SECONDS = 10 * 365 * 86400.0
 MOST_RESTARTS = 10_000
+
+PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/-]*")
+COLD_CREDENTIALS = (
+    "checkpoint.cold.access_key_id",
+    "checkpoint.cold.secret_access_key",
+    "checkpoint.cold.session_token",
+)
 
 Plan = dict[str, str]
 
@@ -81,6 +89,12 @@ class _Numbers:
         self.grace_ms = self._ms("system.shutdown_grace_period_seconds", system.shutdown_grace_period_seconds)
         self.runtime_ms = self._ms("system.max_runtime_hours", system.max_runtime_hours, unit_seconds=3600)
 
+    def is_plain_path(self, key: str, value: str) -> None:
+        """A path that systemd cannot read in another way."""
+        if not PLAIN_PATH.fullmatch(value) or ".." in value:
+            problem = f"'{key}' must be an absolute path of letters, digits, '.', '_', '-' and '/'"
+            raise ConfigError(path=self._source, problem=problem)
+
     def _ms(self, key: str, value: float, unit_seconds: int = 1) -> int:
         if not math.isfinite(value):
             raise ConfigError(path=self._source, problem=f"'{key}' is {value}, but must be a finite number")
@@ -104,7 +118,26 @@ def _daemon(daemon: str, settings: Settings, numbers: _Numbers, engine: str | No
     if daemon == "agent":
         backstop_ms = numbers.runtime_ms + numbers.grace_ms + RUNTIME_MARGIN_SECONDS * 1000
         service.append(f"RuntimeMaxSec={_seconds(backstop_ms)}")
+    if daemon == "checkpointd":
+        service += _cold_store(settings, numbers)
     return _text(unit, service + _waiting(numbers.delays, f"/run/selfware/{daemon}/backoff"))
+
+
+def _cold_store(settings: Settings, numbers: _Numbers) -> list[str]:
+    """checkpointd sees no network and no foreign directory, unless old checkpoints go there."""
+    cold = settings.checkpoint.cold
+    if cold.url:
+        keys = [f"LoadCredential={name}" for name in COLD_CREDENTIALS]  # from /etc/credstore; a missing one is no error
+        return [
+            "PrivateNetwork=no",
+            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+            "IPAddressDeny=",
+            *keys,
+        ]
+    if cold.directory:
+        numbers.is_plain_path("checkpoint.cold.directory", cold.directory)
+        return [f"ReadWritePaths=-{cold.directory}"]
+    return []
 
 
 def _coupling(daemon: str, strategy: str) -> list[str]:

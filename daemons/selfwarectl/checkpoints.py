@@ -51,14 +51,15 @@ def ls(session: str) -> None:
             output.local_time(one.created_unix_nanos),
             one.sequence,
             output.size(one.state_bytes),
-            output.size(one.stored_bytes),
+            output.size(one.stored_bytes or one.cold_bytes),
+            f"{one.tier}, damaged" if one.damage else one.tier,
             one.session_id,
             " ".join(one.tags),
             one.label,
         )
         for one in found
     ]
-    head = ("ID", "LEVEL", "MADE", "EVENT", "STATE", "STORED", "SESSION", "TAGS", "LABEL")
+    head = ("ID", "LEVEL", "MADE", "EVENT", "STATE", "STORED", "TIER", "SESSION", "TAGS", "LABEL")
     output.table(head, rows, empty="no checkpoint was made yet")
 
 
@@ -88,10 +89,13 @@ def show(checkpoint_id: str) -> int:
                 "holds": f"the state after event {one.sequence}",
                 "state": output.size(one.state_bytes),
                 "added to disk": output.size(one.stored_bytes),
+                "lies": one.tier + (f" ({output.size(one.cold_bytes)} there)" if one.cold_bytes else ""),
                 "BLAKE3 root": one.state_hash.hex(),
                 "tags": " ".join(one.tags),
                 "label": one.label,
-                "intact": "yes" if verdict.intact else f"no: {verdict.problem}",
+                "intact": "yes"
+                if verdict.intact
+                else f"{'not known now' if verdict.unknown else 'no'}: {verdict.problem}",
             }
         )
         for request, stream in writing.items():
@@ -104,7 +108,8 @@ def show(checkpoint_id: str) -> int:
 @click.argument("checkpoint_id", metavar="[ID]", default="")
 @output.json_option
 def verify(checkpoint_id: str) -> int:
-    """Read every chunk of all checkpoints (or of one) and compare its hash; exit status 1 when one is damaged.
+    """Read every chunk of all checkpoints (or of one) and compare its hash; exit status 1 when one is damaged,
+    or lies in a cold store that cannot be reached.
 
     \b
     Examples:
@@ -112,14 +117,18 @@ def verify(checkpoint_id: str) -> int:
       selfwarectl checkpoints verify ckpt-00000042 --json
     """
     verdicts = _verify(find(checkpoint_id).checkpoint_id if checkpoint_id else "")
-    damaged = [one for one in verdicts if not one.intact]
+    unknown = [one for one in verdicts if one.unknown]
+    damaged = [one for one in verdicts if not one.intact and not one.unknown]
     if output.wants_json():
         output.emit({"verdicts": [output.plain(one) for one in verdicts]})
     else:
         for one in damaged:
             output.say(f"{one.checkpoint_id} is damaged: {one.problem}")
-        output.say(f"{len(verdicts) - len(damaged)} of {len(verdicts)} checkpoints are intact")
-    return 1 if damaged else 0
+        for one in unknown:
+            output.say(f"{one.checkpoint_id} cannot be verified now: {one.problem}")
+        intact = len(verdicts) - len(damaged) - len(unknown)
+        output.say(f"{intact} of {len(verdicts)} checkpoints are intact")
+    return 1 if damaged or unknown else 0
 
 
 @checkpoints.command("tidy")

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$selfware_common/rpc/checkpoint.proto\x12\x16selfware.checkpoint.v1\"r\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x17\n\x0ftime_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\";\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"k\n\x10OpenSessionReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x31\n\x08last_end\x18\x03 \x01(\x0e\x32\x1f.selfware.checkpoint.v1.LastEnd\"8\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x13\n\x11\x43loseSessionReply\"\x15\n\x13ListSessionsRequest\"F\n\x11ListSessionsReply\x12\x31\n\x08sessions\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Session\"\xb9\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x05 \x01(\x04\x12\x15\n\rjournal_bytes\x18\x06 \x01(\x04\x12\x11\n\twriter_id\x18\x07 \x01(\t\x12\x19\n\x11opened_unix_nanos\x18\x08 \x01(\x03\"a\n\rAppendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"$\n\x0b\x41ppendReply\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\"O\n\x11ReadEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xf3\x01\n\x0e\x43heckpointInfo\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x05 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x04\x12\x12\n\nstate_hash\x18\x08 \x01(\x0c\x12\r\n\x05label\x18\t \x01(\t\x12\x0c\n\x04tags\x18\n \x03(\t\"[\n\x0bSaveRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".selfware.checkpoint.v1.SaveHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\nSaveHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05label\x18\x05 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x12\n\nstate_hash\x18\x07 \x01(\x0c\"$\n\x0bLoadRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"[\n\tLoadReply\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0bListRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"H\n\tListReply\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\"#\n\rLatestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"&\n\rVerifyRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"@\n\x0bVerifyReply\x12\x31\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Verdict\"A\n\x07Verdict\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06intact\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\x11\n\x0fMaintainRequest\"!\n\rMaintainReply\x12\x10\n\x08sentence\x18\x01 \x01(\t\";\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"\x97\x01\n\x0cRecoverReply\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.selfware.checkpoint.v1.RecoverHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x30\n\x06\x65vents\x18\x04 \x01(\x0b\x32\x1e.selfware.checkpoint.v1.EventsH\x00\x42\x06\n\x04partJ\x04\x08\x03\x10\x04\"7\n\x06\x45vents\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"s\n\rRecoverHeader\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\x12\x0f\n\x07skipped\x18\x02 \x03(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04*d\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_MICRO\x10\x01\x12\x0e\n\nLEVEL_TASK\x10\x02\x12\x11\n\rLEVEL_SESSION\x10\x03\x12\x10\n\x0cLEVEL_SYSTEM\x10\x04*J\n\x07LastEnd\x12\x14\n\x10LAST_END_UNKNOWN\x10\x00\x12\x15\n\x11LAST_END_GRACEFUL\x10\x01\x12\x12\n\x0eLAST_END_CRASH\x10\x02\x32\xb0\t\n\nCheckpoint\x12\x63\n\x0bOpenSession\x12*.selfware.checkpoint.v1.OpenSessionRequest\x1a(.selfware.checkpoint.v1.OpenSessionReply\x12\x66\n\x0c\x43loseSession\x12+.selfware.checkpoint.v1.CloseSessionRequest\x1a).selfware.checkpoint.v1.CloseSessionReply\x12\x66\n\x0cListSessions\x12+.selfware.checkpoint.v1.ListSessionsRequest\x1a).selfware.checkpoint.v1.ListSessionsReply\x12T\n\x06\x41ppend\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply\x12^\n\x0c\x41ppendStream\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply(\x01\x30\x01\x12X\n\nReadEvents\x12).selfware.checkpoint.v1.ReadEventsRequest\x1a\x1d.selfware.checkpoint.v1.Event0\x01\x12U\n\x04Save\x12#.selfware.checkpoint.v1.SaveRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo(\x01\x12P\n\x04Load\x12#.selfware.checkpoint.v1.LoadRequest\x1a!.selfware.checkpoint.v1.LoadReply0\x01\x12N\n\x04List\x12#.selfware.checkpoint.v1.ListRequest\x1a!.selfware.checkpoint.v1.ListReply\x12W\n\x06Latest\x12%.selfware.checkpoint.v1.LatestRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo\x12T\n\x06Verify\x12%.selfware.checkpoint.v1.VerifyRequest\x1a#.selfware.checkpoint.v1.VerifyReply\x12Z\n\x08Maintain\x12\'.selfware.checkpoint.v1.MaintainRequest\x1a%.selfware.checkpoint.v1.MaintainReply\x12Y\n\x07Recover\x12&.selfware.checkpoint.v1.RecoverRequest\x1a$.selfware.checkpoint.v1.RecoverReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$selfware_common/rpc/checkpoint.proto\x12\x16selfware.checkpoint.v1\"r\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x17\n\x0ftime_unix_nanos\x18\x04 \x01(\x03\x12\x10\n\x08trace_id\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\";\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"k\n\x10OpenSessionReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x31\n\x08last_end\x18\x03 \x01(\x0e\x32\x1f.selfware.checkpoint.v1.LastEnd\"8\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x13\n\x11\x43loseSessionReply\"\x15\n\x13ListSessionsRequest\"F\n\x11ListSessionsReply\x12\x31\n\x08sessions\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Session\"\xb9\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x04 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x05 \x01(\x04\x12\x15\n\rjournal_bytes\x18\x06 \x01(\x04\x12\x11\n\twriter_id\x18\x07 \x01(\t\x12\x19\n\x11opened_unix_nanos\x18\x08 \x01(\x03\"a\n\rAppendRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12-\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"$\n\x0b\x41ppendReply\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\"O\n\x11ReadEventsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"\xa5\x02\n\x0e\x43heckpointInfo\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x1a\n\x12\x63reated_unix_nanos\x18\x05 \x01(\x03\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x04\x12\x12\n\nstate_hash\x18\x08 \x01(\x0c\x12\r\n\x05label\x18\t \x01(\t\x12\x0c\n\x04tags\x18\n \x03(\t\x12\x0c\n\x04tier\x18\x0b \x01(\t\x12\x12\n\ncold_bytes\x18\x0c \x01(\x04\x12\x0e\n\x06\x64\x61mage\x18\r \x01(\t\"[\n\x0bSaveRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".selfware.checkpoint.v1.SaveHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\nSaveHeader\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12,\n\x05level\x18\x03 \x01(\x0e\x32\x1d.selfware.checkpoint.v1.Level\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05label\x18\x05 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x06 \x01(\x04\x12\x12\n\nstate_hash\x18\x07 \x01(\x0c\"$\n\x0bLoadRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"[\n\tLoadReply\x12\x36\n\x04info\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0bListRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"H\n\tListReply\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\"#\n\rLatestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"&\n\rVerifyRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"@\n\x0bVerifyReply\x12\x31\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1f.selfware.checkpoint.v1.Verdict\"R\n\x07Verdict\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06intact\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\"\x11\n\x0fMaintainRequest\"!\n\rMaintainReply\x12\x10\n\x08sentence\x18\x01 \x01(\t\";\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"\x97\x01\n\x0cRecoverReply\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.selfware.checkpoint.v1.RecoverHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x30\n\x06\x65vents\x18\x04 \x01(\x0b\x32\x1e.selfware.checkpoint.v1.EventsH\x00\x42\x06\n\x04partJ\x04\x08\x03\x10\x04\"7\n\x06\x45vents\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.selfware.checkpoint.v1.Event\"s\n\rRecoverHeader\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.selfware.checkpoint.v1.CheckpointInfo\x12\x0f\n\x07skipped\x18\x02 \x03(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04*d\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_MICRO\x10\x01\x12\x0e\n\nLEVEL_TASK\x10\x02\x12\x11\n\rLEVEL_SESSION\x10\x03\x12\x10\n\x0cLEVEL_SYSTEM\x10\x04*J\n\x07LastEnd\x12\x14\n\x10LAST_END_UNKNOWN\x10\x00\x12\x15\n\x11LAST_END_GRACEFUL\x10\x01\x12\x12\n\x0eLAST_END_CRASH\x10\x02\x32\xb0\t\n\nCheckpoint\x12\x63\n\x0bOpenSession\x12*.selfware.checkpoint.v1.OpenSessionRequest\x1a(.selfware.checkpoint.v1.OpenSessionReply\x12\x66\n\x0c\x43loseSession\x12+.selfware.checkpoint.v1.CloseSessionRequest\x1a).selfware.checkpoint.v1.CloseSessionReply\x12\x66\n\x0cListSessions\x12+.selfware.checkpoint.v1.ListSessionsRequest\x1a).selfware.checkpoint.v1.ListSessionsReply\x12T\n\x06\x41ppend\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply\x12^\n\x0c\x41ppendStream\x12%.selfware.checkpoint.v1.AppendRequest\x1a#.selfware.checkpoint.v1.AppendReply(\x01\x30\x01\x12X\n\nReadEvents\x12).selfware.checkpoint.v1.ReadEventsRequest\x1a\x1d.selfware.checkpoint.v1.Event0\x01\x12U\n\x04Save\x12#.selfware.checkpoint.v1.SaveRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo(\x01\x12P\n\x04Load\x12#.selfware.checkpoint.v1.LoadRequest\x1a!.selfware.checkpoint.v1.LoadReply0\x01\x12N\n\x04List\x12#.selfware.checkpoint.v1.ListRequest\x1a!.selfware.checkpoint.v1.ListReply\x12W\n\x06Latest\x12%.selfware.checkpoint.v1.LatestRequest\x1a&.selfware.checkpoint.v1.CheckpointInfo\x12T\n\x06Verify\x12%.selfware.checkpoint.v1.VerifyRequest\x1a#.selfware.checkpoint.v1.VerifyReply\x12Z\n\x08Maintain\x12\'.selfware.checkpoint.v1.MaintainRequest\x1a%.selfware.checkpoint.v1.MaintainReply\x12Y\n\x07Recover\x12&.selfware.checkpoint.v1.RecoverRequest\x1a$.selfware.checkpoint.v1.RecoverReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'selfware_common.rpc.checkpoint_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEVEL']._serialized_start=2332
-  _globals['_LEVEL']._serialized_end=2432
-  _globals['_LASTEND']._serialized_start=2434
-  _globals['_LASTEND']._serialized_end=2508
+  _globals['_LEVEL']._serialized_start=2399
+  _globals['_LEVEL']._serialized_end=2499
+  _globals['_LASTEND']._serialized_start=2501
+  _globals['_LASTEND']._serialized_end=2575
   _globals['_EVENT']._serialized_start=64
   _globals['_EVENT']._serialized_end=178
   _globals['_OPENSESSIONREQUEST']._serialized_start=180
@@ -58,39 +58,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READEVENTSREQUEST']._serialized_start=849
   _globals['_READEVENTSREQUEST']._serialized_end=928
   _globals['_CHECKPOINTINFO']._serialized_start=931
-  _globals['_CHECKPOINTINFO']._serialized_end=1174
-  _globals['_SAVEREQUEST']._serialized_start=1176
-  _globals['_SAVEREQUEST']._serialized_end=1267
-  _globals['_SAVEHEADER']._serialized_start=1270
-  _globals['_SAVEHEADER']._serialized_end=1437
-  _globals['_LOADREQUEST']._serialized_start=1439
-  _globals['_LOADREQUEST']._serialized_end=1475
-  _globals['_LOADREPLY']._serialized_start=1477
-  _globals['_LOADREPLY']._serialized_end=1568
-  _globals['_LISTREQUEST']._serialized_start=1570
-  _globals['_LISTREQUEST']._serialized_end=1603
-  _globals['_LISTREPLY']._serialized_start=1605
-  _globals['_LISTREPLY']._serialized_end=1677
-  _globals['_LATESTREQUEST']._serialized_start=1679
-  _globals['_LATESTREQUEST']._serialized_end=1714
-  _globals['_VERIFYREQUEST']._serialized_start=1716
-  _globals['_VERIFYREQUEST']._serialized_end=1754
-  _globals['_VERIFYREPLY']._serialized_start=1756
-  _globals['_VERIFYREPLY']._serialized_end=1820
-  _globals['_VERDICT']._serialized_start=1822
-  _globals['_VERDICT']._serialized_end=1887
-  _globals['_MAINTAINREQUEST']._serialized_start=1889
-  _globals['_MAINTAINREQUEST']._serialized_end=1906
-  _globals['_MAINTAINREPLY']._serialized_start=1908
-  _globals['_MAINTAINREPLY']._serialized_end=1941
-  _globals['_RECOVERREQUEST']._serialized_start=1943
-  _globals['_RECOVERREQUEST']._serialized_end=2002
-  _globals['_RECOVERREPLY']._serialized_start=2005
-  _globals['_RECOVERREPLY']._serialized_end=2156
-  _globals['_EVENTS']._serialized_start=2158
-  _globals['_EVENTS']._serialized_end=2213
-  _globals['_RECOVERHEADER']._serialized_start=2215
-  _globals['_RECOVERHEADER']._serialized_end=2330
-  _globals['_CHECKPOINT']._serialized_start=2511
-  _globals['_CHECKPOINT']._serialized_end=3711
+  _globals['_CHECKPOINTINFO']._serialized_end=1224
+  _globals['_SAVEREQUEST']._serialized_start=1226
+  _globals['_SAVEREQUEST']._serialized_end=1317
+  _globals['_SAVEHEADER']._serialized_start=1320
+  _globals['_SAVEHEADER']._serialized_end=1487
+  _globals['_LOADREQUEST']._serialized_start=1489
+  _globals['_LOADREQUEST']._serialized_end=1525
+  _globals['_LOADREPLY']._serialized_start=1527
+  _globals['_LOADREPLY']._serialized_end=1618
+  _globals['_LISTREQUEST']._serialized_start=1620
+  _globals['_LISTREQUEST']._serialized_end=1653
+  _globals['_LISTREPLY']._serialized_start=1655
+  _globals['_LISTREPLY']._serialized_end=1727
+  _globals['_LATESTREQUEST']._serialized_start=1729
+  _globals['_LATESTREQUEST']._serialized_end=1764
+  _globals['_VERIFYREQUEST']._serialized_start=1766
+  _globals['_VERIFYREQUEST']._serialized_end=1804
+  _globals['_VERIFYREPLY']._serialized_start=1806
+  _globals['_VERIFYREPLY']._serialized_end=1870
+  _globals['_VERDICT']._serialized_start=1872
+  _globals['_VERDICT']._serialized_end=1954
+  _globals['_MAINTAINREQUEST']._serialized_start=1956
+  _globals['_MAINTAINREQUEST']._serialized_end=1973
+  _globals['_MAINTAINREPLY']._serialized_start=1975
+  _globals['_MAINTAINREPLY']._serialized_end=2008
+  _globals['_RECOVERREQUEST']._serialized_start=2010
+  _globals['_RECOVERREQUEST']._serialized_end=2069
+  _globals['_RECOVERREPLY']._serialized_start=2072
+  _globals['_RECOVERREPLY']._serialized_end=2223
+  _globals['_EVENTS']._serialized_start=2225
+  _globals['_EVENTS']._serialized_end=2280
+  _globals['_RECOVERHEADER']._serialized_start=2282
+  _globals['_RECOVERHEADER']._serialized_end=2397
+  _globals['_CHECKPOINT']._serialized_start=2578
+  _globals['_CHECKPOINT']._serialized_end=3778
 # @@protoc_insertion_point(module_scope)

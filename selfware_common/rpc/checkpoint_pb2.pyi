@@ -361,6 +361,9 @@ class CheckpointInfo(_message.Message):
     STATE_HASH_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    COLD_BYTES_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     """"ckpt-00000042" """
     session_id: _builtins.str
@@ -374,6 +377,12 @@ class CheckpointInfo(_message.Message):
     state_hash: _builtins.bytes
     """BLAKE3-256 of the state"""
     label: _builtins.str
+    tier: _builtins.str
+    """where its own chunks lie: "warm" (this disk), "cold", or "warm and cold" """
+    cold_bytes: _builtins.int
+    """what it takes in the cold store"""
+    damage: _builtins.str
+    """one sentence, if the last scrub or read found it damaged"""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names that people gave it (List only); one that has any is never deleted"""
@@ -391,10 +400,13 @@ class CheckpointInfo(_message.Message):
         state_hash: _builtins.bytes = ...,
         label: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        tier: _builtins.str = ...,
+        cold_bytes: _builtins.int = ...,
+        damage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "created_unix_nanos", b"created_unix_nanos", "label", b"label", "level", b"level", "sequence", b"sequence", "session_id", b"session_id", "state_bytes", b"state_bytes", "state_hash", b"state_hash", "stored_bytes", b"stored_bytes", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "cold_bytes", b"cold_bytes", "created_unix_nanos", b"created_unix_nanos", "damage", b"damage", "label", b"label", "level", b"level", "sequence", b"sequence", "session_id", b"session_id", "state_bytes", b"state_bytes", "state_hash", b"state_hash", "stored_bytes", b"stored_bytes", "tags", b"tags", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -611,20 +623,24 @@ class Verdict(_message.Message):
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     INTACT_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     intact: _builtins.bool
     problem: _builtins.str
     """one sentence when not intact"""
+    unknown: _builtins.bool
+    """not intact, but not damaged: some of it lies where it cannot be read now"""
     def __init__(
         self,
         *,
         checkpoint_id: _builtins.str = ...,
         intact: _builtins.bool = ...,
         problem: _builtins.str = ...,
+        unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "intact", b"intact", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "intact", b"intact", "problem", b"problem", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,6 +88,7 @@ async def test_a_stream_that_broke_while_nobody_used_it_is_no_error(home: Path, 
             await appender.append(event(epoch, sequence))
             await asyncio.to_thread(server.end)
             server = await asyncio.to_thread(Server, home)
+            await asyncio.to_thread(server.open, "other")  # now it is there
         await appender.append(event(epoch, 4))
     assert recorded(server) == [1, 2, 3, 4]
     server.end()

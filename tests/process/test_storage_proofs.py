@@ -15,7 +15,7 @@ STORES = pytest.mark.parametrize("is_encrypted", [False, True], ids=["plain", "e
 @STORES
 def test_whatever_happens_to_a_write_nothing_acknowledged_is_lost_and_work_goes_on(is_encrypted: bool) -> None:
     with encrypted(is_encrypted):
-        verdict = crashmatrix.prove(rounds=1, seed=1, steps=4, kills=6)
+        verdict = crashmatrix.prove(rounds=2, seed=1, steps=4, kills=6)  # one of them with a cold tier
     assert verdict.faults > 300
     assert verdict.ok, verdict
 

@@ -27,10 +27,12 @@ def main() -> int:
         layer.install()
     from tests.prove.crash_runs import CrashRuns
     from tests.prove.kill_runs import KillRuns
-    from tests.prove.storage_workload import use_late_threads, use_small_segments
+    from tests.prove.storage_workload import use_cold_tier, use_late_threads, use_small_segments
 
     use_small_segments()
     use_late_threads()
+    if given.seed % 2:
+        use_cold_tier()
     if given.part == "kills":
         runs: CrashRuns | KillRuns = KillRuns(given.base, given.seed)
         runs.kills(given.length)

@@ -20,6 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from selfware_checkpointd import assembling, journal, packing
+from selfware_checkpointd.coldstore import DirectoryStore
 from selfware_checkpointd.errors import SequenceGapError, StaleWriterError
 from selfware_checkpointd.manifest import CheckpointInfo, Level
 from selfware_checkpointd.memory import Memory
@@ -27,6 +28,7 @@ from selfware_checkpointd.retention import newest_only
 from selfware_checkpointd.room import NO_LIMIT
 from selfware_checkpointd.segment import Record
 from selfware_checkpointd.thinning import Policy
+from selfware_checkpointd.tiering import ColdPolicy
 from selfware_common.errors import SelfwareError
 from selfware_common.state.chunking import Chunker
 from selfware_common.state.comparing import root_of
@@ -79,6 +81,24 @@ def use_small_segments() -> None:
     defaults = start.__defaults__ or ()
     assert inspect.signature(start).parameters["segment_bytes"].default == defaults[0] == journal.SEGMENT_BYTES
     start.__defaults__ = (SEGMENT_BYTES, *defaults[1:])
+
+
+_tiers = {"cold": False}
+
+
+def use_cold_tier() -> None:
+    """Every pack that may moves to a directory beside the store, which counts as much as the store itself."""
+    _tiers["cold"] = True
+
+
+def opened(root: Path) -> Memory:
+    """The product over these files."""
+    cold = DirectoryStore(root / "cold") if _tiers["cold"] else None
+    if cold is not None:
+        cold.place = "the cold directory"  # wherever these files are looked at
+    memory = Memory(root, lambda: NOW, reserve_bytes=RESERVE_BYTES, cold=cold, vault=vault())
+    memory.cold_policy = ColdPolicy(after_seconds=0, keep_local_bytes=0)
+    return memory
 
 
 class _Late(Future[Any]):
@@ -257,7 +277,7 @@ class Runner:
             memory, self._memory = self._memory, None
             await memory.close()
         if self._memory is None:
-            self._memory = Memory(self._root, lambda: NOW, reserve_bytes=RESERVE_BYTES, vault=vault())
+            self._memory = opened(self._root)
         if step.kind == "open":
             self._epochs.pop(step.session, None)
         elif step.kind == "maintain":

@@ -12,8 +12,7 @@ from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.retention import newest_only
 from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
-from tests.prove.keys import vault
-from tests.prove.storage_workload import NOW, RESERVE_BYTES, SESSIONS, Promises, SavedKey, key_of
+from tests.prove.storage_workload import NOW, SESSIONS, Promises, SavedKey, key_of, opened
 
 LAST = b"no checkpoint covers this one"
 UNFINISHED = ("unfinished bytes off", "was cut off while it was saved")
@@ -32,7 +31,7 @@ async def problems(root: Path, promises: Promises) -> list[str]:
 
 
 async def _all(root: Path, promises: Promises, found: list[str]) -> None:
-    memory = Memory(root, lambda: NOW, reserve_bytes=RESERVE_BYTES, vault=vault())
+    memory = opened(root)
     _saves(memory, promises, found)
     for session, epoch in promises.epochs.items():
         await _session(memory, session, epoch, promises, found)
@@ -45,7 +44,7 @@ async def _all(root: Path, promises: Promises, found: list[str]) -> None:
     news = {name: await _go_on(memory, name, promises.epochs.get(name, 0), found) for name in SESSIONS}
     await memory.maintain(newest_only(dict.fromkeys(Level, 50)))
     await memory.close()
-    again = Memory(root, lambda: NOW, reserve_bytes=RESERVE_BYTES, vault=vault())
+    again = opened(root)
     for session, (last, state) in news.items():
         recovery = await again.recover(session)
         told = [record.payload for record in recovery.events]

@@ -115,7 +115,11 @@ def test_an_explanation_names_only_fields_that_the_event_carries(message_id: str
 def test_every_shipped_wheel_is_needed_and_every_needed_wheel_is_shipped() -> None:
     """The lock less what is left out is exactly what a running Selfware imports, and what that needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    names = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["embedded"],
+        *project["optional-dependencies"]["s3"],
+    ]
     needed: set[str] = set()
     while names:
         words = re.split(r"\s*;\s*", names.pop(), maxsplit=1)

@@ -24,7 +24,8 @@ from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.journal_keys import JournalKeys
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
-from selfware_checkpointd.packs import box_name, raw_of, read_index
+from selfware_checkpointd.pack_boxes import box_name
+from selfware_checkpointd.packs import raw_of, read_index
 from selfware_checkpointd.segment import SEALED_HEADER_BYTES, Record
 from selfware_checkpointd.spool import Spool
 from selfware_checkpointd.store import Store

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from selfware_common.errors import ConfigError
-from selfware_common.settings import Backoff, HealthCheck, Llm, Settings, Supervision, System
+from selfware_common.settings import Backoff, ColdTier, HealthCheck, Llm, Settings, Supervision, System
 from selfware_generator.names import engine_unit, unit_name_escape
 from selfware_generator.plan import START_ORDER, Plan, fallback, plan
 
@@ -41,6 +41,28 @@ def units(line: list[str]) -> set[str]:
 def parts_of(strategy: str) -> dict[str, set[str]]:
     files = made(supervision=Supervision(strategy=strategy))
     return {daemon: units(values(files, f"selfware-{daemon}.service", "PartOf")) for daemon in START_ORDER}
+
+
+def with_cold(**values: object) -> Plan:
+    return made(checkpoint=replace(Settings().checkpoint, cold=ColdTier(**values)))  # type: ignore[arg-type]
+
+
+def test_checkpointd_reaches_a_network_only_if_old_checkpoints_go_there() -> None:
+    unit = "selfware-checkpointd.service"
+    assert values(made(), unit, "PrivateNetwork") == []
+    files = with_cold(url="s3://bucket/prefix", endpoint="https://store:9000")
+    assert values(files, unit, "PrivateNetwork") == ["no"]
+    assert values(files, unit, "IPAddressDeny") == [""]
+    assert values(files, unit, "LoadCredential")[0] == "checkpoint.cold.access_key_id"
+    assert all("store:9000" not in text for text in files.values())
+
+
+def test_checkpointd_may_write_to_the_directory_where_old_checkpoints_go() -> None:
+    files = with_cold(directory="/mnt/archive/selfware")
+    assert values(files, "selfware-checkpointd.service", "ReadWritePaths") == ["-/mnt/archive/selfware"]
+    for wrong in ("relative", "/mnt/a b", "/mnt/%h", "/mnt\nExecStart=/bin/sh", "/mnt/../etc"):
+        with pytest.raises(ConfigError, match="absolute path"):
+            with_cold(directory=wrong)
 
 
 def test_one_for_one_couples_nothing() -> None:

@@ -176,7 +176,7 @@ class DirectoryStore:
 
     def _check(self) -> None:
         if not (self._directory / MARK).exists():
-            raise ColdAwayError(place=self.place, reason=f"the file {MARK} is not in it: is it mounted?")
+            raise ColdAwayError(place=self.place, reason=f"the file {MARK} is not in it (is it mounted?)")
 
     def _away(self, error: OSError) -> ColdAwayError:
         return ColdAwayError(place=self.place, reason=error.strerror or str(error))

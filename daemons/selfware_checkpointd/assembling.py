@@ -96,6 +96,8 @@ class Assembler:
                 seen.add(part.key)
                 self._fetch(plan, next(coming, None), ready)
             raw, starts, bad = ready[part.key].result()
+            if bad:  # all of them at once: the next save must build on none, though reading ends at the first
+                plan.damaged += [(part.key[0], part.key[1] + number) for number in sorted(bad)]
             uses[part.key] -= 1
             if not uses[part.key]:
                 del ready[part.key]
@@ -153,7 +155,6 @@ class Assembler:
 
     def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:
         pack, group = plan.groups[key]
-        plan.damaged.append((key[0], group.first + at))
         chunk = other_copy(group.hashes[at])
         if chunk is None:
             where = checkpoint_id(key[0]) if pack.is_here else f"{pack.path.name} in the cold store"
@@ -169,7 +170,7 @@ def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]], hashin
     chunks = {number for at, stop in wanted for number in range(at, stop)}
     unpacked = raw_of(group, stored)
     if unpacked is None:
-        return memoryview(b""), starts, chunks
+        return memoryview(b""), starts, set(range(len(group.hashes)))
     raw = memoryview(unpacked)
     with hashing:
         bad = {n for n in chunks if blake3(raw[starts[n] : starts[n + 1]]).digest() != group.hashes[n]}

@@ -19,6 +19,7 @@ import zstandard
 from blake3 import blake3
 
 from selfware_checkpointd import sealed_segment
+from selfware_checkpointd.coldstore import DirectoryStore
 from selfware_checkpointd.errors import JournalCorruptError, KeyMissingError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.journal_keys import JournalKeys
@@ -30,6 +31,7 @@ from selfware_checkpointd.segment import SEALED_HEADER_BYTES, Record
 from selfware_checkpointd.spool import Spool
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
+from selfware_checkpointd.tiering import ColdPolicy
 from selfware_checkpointd.vault import NO_VAULT, Vault
 from selfware_common.state.chunking import Chunker
 from tests.unit.selfware_checkpointd.helpers import event, events, flip, keep_newest, state
@@ -442,6 +444,38 @@ def test_what_was_encrypted_by_the_first_version_that_could_is_still_read(tmp_pa
     journal = Journal(tmp_path / "journal", "s", 400, vault=Vault([KEY]))
     assert list(journal.read()) == [*events(1, 2), Record(7, 3, 42, "Zażółć", bytes(range(256))), event(4)]
     assert (tmp_path / "journal/00000000000000000001.wal.zst").exists()
+
+
+def test_nothing_is_built_on_a_group_that_does_not_open(tmp_path: Path) -> None:
+    store = Store(tmp_path, vault=Vault([KEY]))
+    data = state(1, 500_000)
+    save(store, 1, data)
+    flip(tmp_path / "ckpt-00000001.pack", 100_000)
+    assert not store.verify("ckpt-00000001").intact
+    again = save(store, 2, data + b"more")
+    assert store.load(again)[1] == data + b"more"
+    assert store.verify("ckpt-00000001").intact
+    store.close()
+
+
+def test_what_lies_in_the_cold_store_is_encrypted_and_heals(tmp_path: Path) -> None:
+    nanos = 1_000_000_000
+    store = Store(tmp_path / "warm", vault=Vault([OLD_KEY]), cold=DirectoryStore(tmp_path / "cold"))
+    states = {save(store, number, text(number)): text(number) for number in range(1, 4)}
+    store.close()
+    store = Store(tmp_path / "warm", vault=Vault([KEY, OLD_KEY]), cold=DirectoryStore(tmp_path / "cold"))
+    away = ColdPolicy(after_seconds=0, keep_local_bytes=0)
+    assert store.tiers.turn(away, 10**6 * nanos, 1 << 50) == ""  # not before it is encrypted as it should be
+    store.tighten()
+    assert "copied 3 packs" in store.tiers.turn(away, 10**6 * nanos, 1 << 50)
+    assert readable(tmp_path) == []
+    flip(next((tmp_path / "warm").glob("*.cold")), 200)
+    store.close()
+    with pytest.raises(KeyMissingError):
+        Store(tmp_path / "warm", vault=Vault([OLD_KEY]), cold=DirectoryStore(tmp_path / "cold"))
+    store = Store(tmp_path / "warm", vault=Vault([KEY]), cold=DirectoryStore(tmp_path / "cold"))
+    assert {name: store.load(name)[1] for name in states} == states
+    store.close()
 
 
 def test_one_box_serves_many_threads() -> None:

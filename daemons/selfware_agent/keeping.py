@@ -104,6 +104,7 @@ class Keeper:
         if self._system is not None:
             self._system.cancel()
             await asyncio.wait({self._system})
+            self._system = None  # we may go on, with another session: then it is nobody's any more
         if level := self._schedule.due_on_stop(self.facts()):
             await self._save(level, "at stop")
 

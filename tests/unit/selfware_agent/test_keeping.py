@@ -108,6 +108,25 @@ def test_a_system_checkpoint_is_the_state_and_then_the_files_with_it() -> None:
     asyncio.run(scenario())
 
 
+def test_a_system_checkpoint_that_is_given_up_for_another_session_ends_nothing_else() -> None:
+    async def scenario() -> None:
+        class Slow(Oversight):
+            async def capture(self, *asked: Any) -> Any:
+                self.asked.append(asked)
+                await asyncio.Event().wait()
+
+        store, hands = Store(), Slow()
+        one = keeper(store, hands)
+        await one.save_if_due()
+        while not hands.asked:
+            await asyncio.sleep(0)
+        await one.save_on_stop()  # as before changing to another session
+        await one.save_if_due()
+        assert one._system is None or not one._system.cancelled()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("why", [NotQuietError(reason="x"), CheckpointRefusedError(checkpoint_id="c", reason="away.")])
 def test_files_that_cannot_be_saved_now_hold_nothing_else_up(why: Exception) -> None:
     async def scenario() -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from selfware_agent import fold, hands, mind, patience, plan, state
-from selfware_agent.errors import WorkerWedgedError
+from selfware_agent.errors import NotQuietError, WorkerWedgedError
 from selfware_agent.foreman import Foreman
 from selfware_agent.memory import Memory
 from selfware_agent.state import Goal, Phase
@@ -165,3 +165,31 @@ def test_a_person_a_queue_and_a_long_build_have_their_time(monkeypatch: pytest.M
     assert patience.for_action(True, {"tool": "run_command", "timeout_seconds": 3600.0}, 60) == 3660
     assert patience.for_action(True, {"tool": "write_file"}, 60) == 660
     assert patience.for_action(True, {"tool": "run_command"}, 1800) == 1860
+
+
+def test_an_action_that_is_held_back_by_a_pause_does_not_keep_a_checkpoint_from_being_made() -> None:
+    async def scenario() -> None:
+        class Held(Doing):
+            def __init__(self) -> None:
+                self.say: asyncio.Queue[hands.Waiting] = asyncio.Queue()
+
+            async def perform(self, *given: Any) -> hands.Outcome:
+                while True:
+                    given[-1](await self.say.get())
+
+        one, oversight = foreman(Model(0)), Held()
+        one._hands = cast(hands.Hands, oversight)
+        await one.accept(Goal("t", "do it", "/w", target_paths=("a",)))
+        await one.round()
+        oversight.say.put_nowait(hands.Waiting("running", runs=True))
+        await settle()
+        with pytest.raises(NotQuietError):
+            async with one.quiet(0.0):
+                pass
+        oversight.say.put_nowait(hands.Waiting("waiting: paused by the operator", held=True))
+        await settle()
+        async with one.quiet(0.0):
+            pass
+        await one.stop()
+
+    asyncio.run(scenario())

@@ -86,7 +86,7 @@ class Memory:
             ),
             timeout=CALL_SECONDS,
         )
-        session, skipped, used, self.checkpointed_sequence = await self._replay()
+        session, skipped, used, self.checkpointed_sequence = await self._replay(self.session_id)
         self.epoch = opened.epoch
         self.session = session
         words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
@@ -103,10 +103,13 @@ class Memory:
         return await asyncio.shield(recording)
 
     async def require_session(self, session_id: str) -> None:
-        """Raises UnknownSessionError: opening one that does not exist would begin it."""
+        """Raises UnknownSessionError: opening one that does not exist would begin it; StateUnreadableError: whoever
+        opened another program's, or a damaged one, would end, and be the one to open it again after every start."""
         known = await self._stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=CALL_SECONDS)
         if session_id not in {one.session_id for one in known.sessions}:
             raise UnknownSessionError(session_id=session_id)
+        if session_id != self.session_id:
+            await self._replay(session_id)
 
     async def close(self) -> None:
         """We stop as we should. If checkpointd cannot be told, the next start takes it for a crash, which does no
@@ -237,8 +240,8 @@ class Memory:
                 self.trouble = ""
                 return
 
-    async def _replay(self) -> tuple[state.Session, list[str], str, int]:
-        request = checkpoint_pb2.RecoverRequest(session_id=self.session_id)
+    async def _replay(self, session_id: str) -> tuple[state.Session, list[str], str, int]:
+        request = checkpoint_pb2.RecoverRequest(session_id=session_id)
         session, skipped, used, data = state.Session(), [], "", bytearray()
         held = 0
         decoded = True
@@ -252,18 +255,18 @@ class Memory:
                 data += reply.data
             elif part == "events":
                 if not decoded:
-                    session, decoded = past.decoded(self.session_id, io.BytesIO(data)), True
+                    session, decoded = past.decoded(session_id, io.BytesIO(data)), True
                 for event in reply.events.events:
-                    session = await self._next(session, event)
+                    session = await self._next(session_id, session, event)
         if not decoded:
-            session = past.decoded(self.session_id, io.BytesIO(data))
+            session = past.decoded(session_id, io.BytesIO(data))
         return session, skipped, used, held
 
-    async def _next(self, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
+    async def _next(self, session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
         if event.kind != RESTORED:
-            return _folded(self.session_id, session, event)
+            return _folded(session_id, session, event)
         said = events.decode(event.payload)
-        _, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], self.session_id)
+        _, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], session_id)
         return rewinding.restored(then, said["branch"], event.sequence)
 
 

@@ -51,7 +51,7 @@ def restore(checkpoint_id: str, dry_run: bool, no_files: bool, stay_paused: bool
     come_to_rest(f"restoring {one.checkpoint_id}", was_paused)
     safety = _save_present(one, with_files, was_paused)
     try:
-        files = put_files_back(one.checkpoint_id, {}) if with_files else []
+        files = put_files_back(one.checkpoint_id, {}, with_files=with_files)
         reply = _restore_agent(one.checkpoint_id)
     except SelfwareError as error:
         raise StillPausedError(reason=error.sentence, checkpoint_id=one.checkpoint_id) from None
@@ -93,9 +93,12 @@ def come_to_rest(reason: str, was_paused: bool) -> None:
         time.sleep(0.2)
 
 
-def put_files_back(checkpoint_id: str, into: dict[str, str], dry_run: bool = False) -> list[dict[str, Any]]:
-    """Have oversightd make workspaces (or other directories, by workspace) as they were; what it did with each."""
-    body = {"dry_run": dry_run, "into": into}
+def put_files_back(
+    checkpoint_id: str, into: dict[str, str], dry_run: bool = False, with_files: bool = True
+) -> list[dict[str, Any]]:
+    """Have oversightd make workspaces (or other directories, by workspace) as they were; what it did with each. In any
+    case what waits there is undone: else it could begin later, and so would the same action of the session restored."""
+    body = {"dry_run": dry_run, "into": into, "files": with_files}
     answer = reach.operator("POST", f"/checkpoints/{checkpoint_id}/restore", body, FILES_SECONDS)
     found: list[dict[str, Any]] = answer["workspaces"]
     return found

@@ -142,7 +142,8 @@ class Memory:
             branch = rewinding.branch_of(self.session_id, sequence)
             event = self._event(RESTORED, {"checkpoint_id": info.checkpoint_id, "branch": branch, "task_id": ""})
             await self._append(event)
-            self.session = rewinding.restored(then, branch, sequence)
+            later_nanos = event.time_unix_nanos - info.created_unix_nanos
+            self.session = rewinding.restored(then, branch, sequence, later_nanos)
         # Not needed, but from here on no recovery has to look for the other one.
         await self.checkpoint(checkpoint_pb2.LEVEL_SESSION, f"restored from {info.checkpoint_id}")
         return info
@@ -156,7 +157,7 @@ class Memory:
         if session_id in {one.session_id for one in known.sessions}:
             raise SessionExistsError(session_id=session_id)
         info, then = await asyncio.to_thread(past.read, self._bulk, self._spool, checkpoint_id, "")
-        session = rewinding.forked(then, session_id, workspaces)
+        session = rewinding.forked(then, session_id, workspaces, time.time_ns() - info.created_unix_nanos)
         opened = await self._stub.OpenSession(
             checkpoint_pb2.OpenSessionRequest(session_id=session_id, writer_id=f"fork of {info.checkpoint_id}"),
             timeout=CALL_SECONDS,
@@ -266,8 +267,9 @@ class Memory:
         if event.kind != RESTORED:
             return _folded(session_id, session, event)
         said = events.decode(event.payload)
-        _, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], session_id)
-        return rewinding.restored(then, said["branch"], event.sequence)
+        info, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], session_id)
+        later_nanos = event.time_unix_nanos - info.created_unix_nanos
+        return rewinding.restored(then, said["branch"], event.sequence, later_nanos)
 
 
 def _folded(session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:

@@ -78,7 +78,8 @@ class Keeper:
             streamed_tokens=sum(stream.tokens for stream in self._mind.streams.values()),
             memory_short=self._watch.memory_short,
             disk_full=self._watch.disk_full,
-            system_free_at_seconds=NEVER if self._system is not None else self._system_free_at,
+            # During a pause somebody may be restoring: the files are old ones already, and what we know is not yet.
+            system_free_at_seconds=NEVER if self._system is not None or self._watch.paused else self._system_free_at,
         )
 
     def due_in_seconds(self) -> float:

@@ -86,11 +86,13 @@ class Memory:
             ),
             timeout=CALL_SECONDS,
         )
-        session, skipped, used, self.checkpointed_sequence = await self._replay(self.session_id)
+        session, skipped, used, self.checkpointed_sequence, went_back = await self._replay(self.session_id)
         self.epoch = opened.epoch
         self.session = session
         words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
         self.recovered_in_words = ", ".join([f"{words}{LAST_ENDS[opened.last_end]}", *skipped])
+        if went_back:  # the restore did not come to save it: as long as nobody does, we need the other checkpoint
+            await self.checkpoint(checkpoint_pb2.LEVEL_SESSION, f"restored from {went_back}")
 
     async def record(self, kind: str, **payload: Any) -> state.Session:
         """Make one event durable, then the state it leads to ours. Waits as long as checkpointd is away; raises
@@ -241,10 +243,11 @@ class Memory:
                 self.trouble = ""
                 return
 
-    async def _replay(self, session_id: str) -> tuple[state.Session, list[str], str, int]:
+    async def _replay(self, session_id: str) -> tuple[state.Session, list[str], str, int, str]:
+        """(session, what was passed over, the checkpoint used, its last event, what was gone back to since or '')."""
         request = checkpoint_pb2.RecoverRequest(session_id=session_id)
         session, skipped, used, data = state.Session(), [], "", bytearray()
-        held = 0
+        held, went_back = 0, ""
         decoded = True
         async for reply in self._stub.Recover(request, timeout=600):
             part = reply.WhichOneof("part")
@@ -259,9 +262,11 @@ class Memory:
                     session, decoded = past.decoded(session_id, io.BytesIO(data)), True
                 for event in reply.events.events:
                     session = await self._next(session_id, session, event)
+                    if event.kind == RESTORED:
+                        went_back = str(events.decode(event.payload)["checkpoint_id"])
         if not decoded:
             session = past.decoded(session_id, io.BytesIO(data))
-        return session, skipped, used, held
+        return session, skipped, used, held, went_back
 
     async def _next(self, session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
         if event.kind != RESTORED:

@@ -124,13 +124,16 @@ def test_a_restore_is_remembered_by_an_agent_that_loses_its_checkpoints() -> Non
             await ctl_json(home, "restore", then)
             await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
             before = (await rig.tasks())["walk"]
-            packs = home / "checkpointd" / "checkpoints"
-        for pack in packs.glob("*.pack"):
-            if pack.stem > then:
-                pack.unlink()
+        lost = [pack for pack in (home / "state/checkpointd/checkpoints").glob("*.pack") if pack.stem > then]
+        assert lost
+        for pack in lost:
+            pack.unlink()
         async with Rig(home, WALK) as rig:
             await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
             after = (await rig.tasks())["walk"]
+            # Saved at once: from here on nobody needs the one that it went back to.
+            newest = (await ctl_json(home, "checkpoints", "ls"))["checkpoints"][0]
+            assert (newest["level"], newest["label"]) == ("session", f"restored from {then}")
             assert (after.steps, after.waiting_approval_id) == (before.steps, before.waiting_approval_id)
             await approve_the_one_question(rig)
             await rig.all_ended(1)

@@ -33,6 +33,9 @@ class Journal:
         self.session = fold.fold(self.session, number, kind, payload, number)
         return self.session
 
+    async def settled(self) -> None:
+        return
+
 
 class Model:
     """Answers after `silences` questions that it never answers."""
@@ -191,5 +194,53 @@ def test_an_action_that_is_held_back_by_a_pause_does_not_keep_a_checkpoint_from_
         async with one.quiet(0.0):
             pass
         await one.stop()
+
+    asyncio.run(scenario())
+
+
+def test_while_workers_are_brought_to_rest_a_round_does_not_take_their_end_for_its_own() -> None:
+    async def scenario() -> None:
+        class Slow(Model):
+            async def ask(self, task: Any, *rest: Any) -> mind.Answer:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    if task.task_id == "slow":
+                        await settle()
+                raise AssertionError
+
+        one = foreman(Slow(0))
+        one.gate.slots = asyncio.Semaphore(2)
+        for name in ("quick", "slow"):
+            await one.accept(Goal(name, "do it", "/w"))
+        await one.round()
+        await settle()
+
+        async def rest() -> None:
+            async with one.at_rest():
+                pass
+
+        resting = asyncio.create_task(rest())
+        while not resting.done():
+            await one.round()
+            await asyncio.sleep(0)
+        await resting
+        await one.stop()
+
+    asyncio.run(scenario())
+
+
+def test_no_worker_is_revived_while_there_are_to_be_none() -> None:
+    async def scenario() -> None:
+        one = foreman(Model(silences=9))
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        await settle()
+        reviving = asyncio.create_task(one.revive("t"))
+        await asyncio.sleep(0)
+        async with one.at_rest():
+            await settle()
+            assert "worker t" not in {task.get_name() for task in asyncio.all_tasks()}
+        await reviving
 
     asyncio.run(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
@@ -217,7 +218,7 @@ def to_goal(request: agent_pb2.SubmitRequest, defaults: Defaults) -> Goal:
     return Goal(
         task_id=task_id,
         text=text,
-        workspace=request.workspace,
+        workspace=os.path.normpath(request.workspace),  # as oversightd knows it
         check=tuple(request.check),
         priority=request.priority or Priority.PRIORITY_NORMAL,
         budget_tokens=request.budget_tokens or defaults.budget_tokens,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
-from selfware_agent import state
+from selfware_agent import config, service, state
 from selfware_agent.service import AgentService
 from selfware_common.rpc import agent_pb2
 
@@ -97,3 +97,10 @@ def test_no_session_is_restored_to_what_was_read_of_another_one() -> None:
         assert agent.done == ["reads c of main", "restores main", "switches to try"]
 
     asyncio.run(scenario())
+
+
+def test_a_workspace_has_one_name_however_it_is_written() -> None:
+    """A system checkpoint names it to oversightd, which compares."""
+    request = agent_pb2.SubmitRequest(goal="do it", workspace="/srv//repo/./")
+    defaults = config.Defaults(strategy="loop", max_attempts=1, budget_tokens=0, budget_seconds=0)
+    assert service.to_goal(request, defaults).workspace == "/srv/repo"

@@ -339,7 +339,7 @@ class Catalog:
         return found.stub
 
     def add_stub(self, path: Path, number: int) -> None:
-        """Enter a pack that lies in the cold store only."""
+        """Enter a pack that lies in the cold store only; once more if its stub is another one now."""
         index = self._read(path, number)
         pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
         pack.key_id = index.box.key_id if index.box else None
@@ -348,6 +348,8 @@ class Catalog:
             pack.stub = coldstub.read(path).stub
         if path.suffix == COLD and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, 0)
+        if number in self.packs:
+            self.size_bytes -= self.packs[number].size_bytes
         self._enter(number, pack)
 
     def _enter(self, number: int, pack: Pack) -> None:

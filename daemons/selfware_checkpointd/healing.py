@@ -228,7 +228,7 @@ class Healer:
         with self._upkeep.lock:
             self._catalog.forget([(number, index) for index in _bad(pack.groups, seen)])
         assert seen.manifest is not None
-        mended = mend(pack, number, seen.manifest, frames, seen.good, self._find)
+        mended = mend(pack, number, seen.manifest, frames, seen.good, self._find, self._box(pack, number))
         if mended.lost:
             said = f"{len(mended.lost)} of its chunks are found nowhere else"
             self.notes.append(f"{pack.path.name} is damaged in the cold store: {said}")

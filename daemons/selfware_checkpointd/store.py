@@ -215,7 +215,7 @@ class Store:
         finally:
             if hot is not None:
                 with self._lock:
-                    self._hot.unpin(info.number)
+                    self._hot.unpin(info.number, hot)
         with self._lock:
             plan = self._assembler.plan(info, at_rest)
             held = self._upkeep.hold(plan)

@@ -145,6 +145,9 @@ class Assembler:
         except FileNotFoundError:
             unpacked = _unpacked(b"", group, wanted, self._hashing)
         except OSError as error:  # that may pass: it says nothing about the chunks
+            if pack.is_here and pack.stub is not None:
+                with suppress(FileNotFoundError):
+                    return _unpacked(self._reader.cold_frame(pack.stub, group), group, wanted, self._hashing)
             raise StorageError(what="read a checkpoint", path=pack.path, reason=error.strerror or str(error)) from error
         if unpacked[2] and pack.stub is not None:
             self._reader.forget(pack.stub)

@@ -267,6 +267,11 @@ class Catalog:
             pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
         return freed
 
+    def came_back(self, number: int, size: int) -> None:
+        """The pack's file is whole again, and has so many bytes."""
+        pack = self.packs[number]
+        self._grow(pack, size + (pack.stub_path.stat().st_size if pack.stub is not None else 0) - pack.size_bytes)
+
     def _grow(self, pack: Pack, size: int) -> None:
         pack.size_bytes += size
         self.size_bytes += size

@@ -54,7 +54,8 @@ class Retention:
         except (TagsCorruptError, StorageError, FormatVersionError) as error:
             return f"deleted nothing: {error.sentence}"
         _, said = self._delete(replace(policy, max_size_bytes=EVERYTHING), now_unix_nanos, is_full=False)
-        more = self.make_room(policy, now_unix_nanos, excess)
+        # while the daemon stops nothing is packed any more: that is no reason to delete it instead
+        more = self.make_room(policy, now_unix_nanos, lambda: 0 if self._store.is_ending else excess())
         return f"{said}; {more}" if more else said
 
     def make_room(self, policy: Policy, now_unix_nanos: int, excess: Excess) -> str:

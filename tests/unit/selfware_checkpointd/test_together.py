@@ -18,6 +18,7 @@ from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.packs import Group
+from selfware_checkpointd.retention import Retention
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.vault import Vault
@@ -303,3 +304,42 @@ def test_two_copies_that_are_damaged_in_different_places_heal_each_other(tmp_pat
     rig.open()
     rig.check()
     assert all(one.intact for one in rig.store.verify_all())
+
+
+def test_upkeep_that_has_to_end_deletes_nothing_instead_of_packing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for sequence in range(1, 5):
+        store.save("a", Level.SESSION, sequence, state(sequence), "", NOW - sequence)
+    policy = Policy(7, 1_000_000)
+    monkeypatch.setattr(store, "tighten", lambda *_: store.hurry() or "")  # type: ignore[func-returns-value]
+    Retention(store).run(policy, NOW, lambda: store.disk_bytes() - policy.max_size_bytes)
+    assert len(store.checkpoints()) == 4
+
+
+def test_one_that_is_deleted_while_all_are_verified_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for sequence in range(1, 4):
+        store.save("a", Level.SESSION, sequence, state(sequence), "", NOW)
+    before = store.checkpoints()
+    store.delete([2])
+    monkeypatch.setattr(store, "checkpoints", lambda *_: before)
+    assert [one.checkpoint_id for one in store.verify_all()] == ["ckpt-00000003", "ckpt-00000001"]
+
+
+def test_a_pack_that_came_back_whole_counts_as_large_as_it_is(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    for day in range(3):
+        rig.save(state(day), day)
+    rig.turn(9, BOTH)
+    pack = rig.warm_path / "ckpt-00000001.pack"
+    pack.write_bytes(pack.read_bytes()[:1000])
+    rig.open()
+    assert "healed 1" in whole_pass(rig.store)
+    there = sum(path.stat().st_size for path in rig.warm_path.glob("ckpt-*"))
+    assert rig.store.disk_bytes() == there
+    rig.turn(9)
+    assert rig.store.disk_bytes() == sum(path.stat().st_size for path in rig.warm_path.glob("ckpt-*"))

@@ -262,6 +262,7 @@ class Healer:
             if self._upkeep.is_held(number) or not self._is_current(pack, number):
                 temporary.unlink()
                 return Result.LATER
+            path = pack.path.with_suffix(LIVE if pack.is_live else CHUNKS_ONLY)  # it may be deleted meanwhile
             temporary.rename(path)
             sync_directory(path.parent)
             info = replace(pack.info, stored_bytes=size) if pack.info else None

@@ -297,7 +297,7 @@ class Memory:
         tiers, now = self.store.tiers, self._clock()
         with self._maintaining:
             pushed = ""
-            with suppress(DiskFullError):  # no room for a stub: what is copied already went, the rest is deleted
+            with suppress(SelfwareError):  # no room for a stub: what is copied already went, the rest is deleted
                 pushed = self._push_out(policy, now)
             retained = self.bounds.keep(policy, self.journal)  # early: it makes room, and the rest needs some
             self.notes.extend(self.bounds.taken_notes())

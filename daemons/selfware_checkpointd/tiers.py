@@ -13,6 +13,7 @@ names are the catalog's.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -162,7 +163,12 @@ class Tiers:
         for number in chosen.copy:
             if sent >= most_bytes or self._upkeep.is_ending:
                 break
-            bytes_sent, is_done = self._copy(cold, number, now, most_bytes - sent)
+            try:
+                bytes_sent, is_done = self._copy(cold, number, now, most_bytes - sent)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                continue  # a bad sector: the scrub tells of it, and the others go on
             sent, copied = sent + bytes_sent, copied + is_done
             self._due -= is_done
         freed += self._evict_all(decide().evict) if copied else 0

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from selfware_checkpointd import coldstub, trimming
+from selfware_checkpointd import coldstub, files, healing, trimming
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.errors import KeyMissingError
+from selfware_checkpointd.files import Sync
 from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
@@ -343,3 +344,47 @@ def test_a_pack_that_came_back_whole_counts_as_large_as_it_is(tmp_path: Path) ->
     assert rig.store.disk_bytes() == there
     rig.turn(9)
     assert rig.store.disk_bytes() == sum(path.stat().st_size for path in rig.warm_path.glob("ckpt-*"))
+
+
+def test_a_checkpoint_that_is_deleted_while_its_pack_heals_stays_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    rig.save(state(0), 0)
+    rig.store.save("alpha", Level.SESSION, 2, state(0) + b"more", "", NOW + DAY)  # uses most chunks of the first
+    rig.save(state(2), 2)
+    rig.turn(9)
+    flip(next(rig.cold_path.glob("ckpt-00000001-*/00000")), 100_000)
+    whole_pass(rig.store)
+    rig.store.save("alpha", Level.SESSION, 4, state(0), "", NOW + 3 * DAY)
+    write_aside = files.write_aside
+
+    def slowly(path: Path, pieces: list[bytes], sync: Sync) -> tuple[Path, int]:
+        monkeypatch.undo()
+        rig.store.delete([1])  # a save makes room
+        return write_aside(path, pieces, sync)
+
+    monkeypatch.setattr(healing, "write_aside", slowly)
+    whole_pass(rig.store, LATER + 30 * DAY)
+    for _ in range(2):
+        assert [info.number for info in rig.store.checkpoints()] == [4, 3, 2]
+        assert not rig.store.unreadable()
+        assert not (rig.warm_path / "ckpt-00000001.pack").exists()
+        rig.open()
+
+
+def test_a_bad_sector_keeps_no_other_pack_from_the_cold_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(tmp_path)
+    for day in range(3):
+        rig.save(state(day), day)
+    rig.store.tighten()
+    bad = (rig.warm_path / "ckpt-00000001.pack").stat().st_ino
+    pread = os.pread
+
+    def failing(file: int, size: int, offset: int) -> bytes:
+        if os.fstat(file).st_ino == bad and size > 100_000:  # its chunks
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert "copied 2 packs" in rig.store.tiers.turn(BOTH, NOW + 9 * DAY, 1 << 50)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from selfware_checkpointd import coldstub, files, healing, trimming
+from selfware_checkpointd import bulk, coldstub, files, healing, trimming
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.errors import KeyMissingError
 from selfware_checkpointd.files import Sync
@@ -20,9 +21,11 @@ from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.packs import Group
 from selfware_checkpointd.retention import Retention
+from selfware_checkpointd.spool import Spool
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.vault import Vault
+from selfware_common.state import wire
 from tests.unit.selfware_checkpointd.helpers import events, flip, keep_newest, state
 from tests.unit.selfware_checkpointd.test_cold import BOTH, DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.test_scrub import LATER, whole_pass
@@ -388,3 +391,39 @@ def test_a_bad_sector_keeps_no_other_pack_from_the_cold_store(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "pread", failing)
     assert "copied 2 packs" in rig.store.tiers.turn(BOTH, NOW + 9 * DAY, 1 << 50)
+
+
+def test_a_bad_sector_keeps_no_other_pack_from_being_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    for sequence in range(1, 4):
+        store.save("a", Level.SESSION, sequence, state(sequence), "", NOW)
+    bad = (tmp_path / "ckpt-00000001.pack").stat().st_ino
+    pread = os.pread
+
+    def failing(file: int, size: int, offset: int) -> bytes:
+        if os.fstat(file).st_ino == bad and size > 100_000:  # its chunks
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert "packed 2 checkpoints" in store.tighten()
+
+
+def test_a_client_is_told_when_there_is_no_file_for_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Spool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bulk, "Spool", full)
+    ours, theirs = socket.socketpair()
+    size = bulk.IN_MEMORY_BYTES + 1
+    connection = bulk._Connection(ours, Memory(tmp_path), tmp_path, 1 << 30, lambda: None, bulk.STATES)
+    sending = threading.Thread(target=theirs.sendall, args=(bytes(size),), daemon=True)
+    sending.start()
+    connection.answer({"call": "save", "body": size}, -1)
+    sending.join(5)
+    assert not sending.is_alive()
+    answer = wire.receive(theirs)
+    assert answer is not None
+    assert answer[0]["status"] == "RESOURCE_EXHAUSTED"
+    ours.close()
+    theirs.close()

@@ -289,6 +289,7 @@ class Catalog:
             pack = self.packs[number]
             if pack.stub is not None:
                 pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+                pack.stub = None  # if the rest fails it is tried again
             if pack.is_here:
                 pack.path.unlink(missing_ok=True)
             del self.packs[number]

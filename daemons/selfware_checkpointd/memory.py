@@ -19,7 +19,7 @@ from pathlib import Path
 from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.bounds import Bounds
 from selfware_checkpointd.coldstore import ColdStore
-from selfware_checkpointd.errors import FormatVersionError, KeyMissingError, SessionCorruptError, SessionNotFoundError
+from selfware_checkpointd.errors import SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
@@ -276,7 +276,7 @@ class Memory:
         for session_id in self.sessions.all():
             try:
                 session, journal = self.sessions.get(session_id), self.journal(session_id)
-            except (SessionNotFoundError, SessionCorruptError, FormatVersionError, KeyMissingError) as error:
+            except SelfwareError as error:
                 self.notes.append(error.sentence)
                 continue
             found.append(

@@ -14,9 +14,10 @@ import pytest
 
 from selfware_checkpointd import bulk, coldstub, files, healing, trimming
 from selfware_checkpointd.catalog import Pack
-from selfware_checkpointd.errors import KeyMissingError
+from selfware_checkpointd.errors import ColdAwayError, KeyMissingError, StorageError
 from selfware_checkpointd.files import Sync
 from selfware_checkpointd.hot import Hot
+from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.packs import Group
@@ -427,3 +428,42 @@ def test_a_client_is_told_when_there_is_no_file_for_its_state(tmp_path: Path, mo
     assert answer[0]["status"] == "RESOURCE_EXHAUSTED"
     ours.close()
     theirs.close()
+
+
+def test_a_session_whose_cover_is_away_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(tmp_path)
+    for session in ("a", "b"):
+        memory.sessions.open(session, "w", 1)
+    journal = memory.journal
+
+    def away(session_id: str) -> Journal:
+        if session_id == "a":
+            raise ColdAwayError(place="s3://x", reason="it is away")
+        return journal(session_id)
+
+    monkeypatch.setattr(memory, "journal", away)
+    assert [one.session_id for one in asyncio.run(memory.summaries())] == ["b"]
+    assert "it is away" in memory.notes[-1]
+
+
+def test_a_pack_that_could_not_be_removed_is_removed_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    for day in range(3):
+        rig.save(state(day), day)
+    rig.turn(9, BOTH)
+    unlink = Path.unlink
+
+    def failing(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".chunks":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    with pytest.raises(StorageError):
+        rig.store.delete([1])
+    monkeypatch.undo()
+    rig.store.delete([])
+    assert not list(rig.warm_path.glob("ckpt-00000001.*"))
+    assert rig.store.disk_bytes() == sum(path.stat().st_size for path in rig.warm_path.glob("ckpt-*[!e]"))

@@ -288,8 +288,8 @@ class Catalog:
         for number in unused:
             pack = self.packs[number]
             if pack.stub is not None:
-                pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
-                pack.stub = None  # if the rest fails it is tried again
+                with contextlib.suppress(FileNotFoundError):  # the rest failed the last time
+                    pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
             if pack.is_here:
                 pack.path.unlink(missing_ok=True)
             del self.packs[number]

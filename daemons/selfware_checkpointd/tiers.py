@@ -88,7 +88,7 @@ class Tiers:
 
     def facts(self) -> dict[str, str]:
         """Numbers for `selfwarectl status`, if there is a cold store or was one. Takes no lock."""
-        stubs = [pack.stub for _, pack in self._catalog.all() if pack.stub is not None]
+        stubs = [stub for _, pack in self._catalog.all() if (stub := pack.stub) is not None]
         if self._cold is None and not stubs:
             return {}
         size = sum(stub.pack_bytes for stub in stubs)

@@ -242,7 +242,13 @@ class Healer:
                 return self._reader.cold_frame(stub, group)
             return b""
 
-        index = self._catalog.index_of(number)
+        with self._upkeep.lock:
+            if not self._is_current(pack, number):
+                return Result.RIGHT  # deleted meanwhile
+            index = self._catalog.index_of(number)
+        if index.manifest is None:
+            self.notes.append(f"{pack.path.name} is damaged in the cold store, and its stub is damaged here")
+            return Result.DAMAGED
         seen = Seen(index.manifest, False)
         for group in pack.groups:
             chunks = unpack_frame(frames(group), group)
@@ -250,8 +256,7 @@ class Healer:
                 seen.good[group.first] = chunks
         with self._upkeep.lock:
             self._catalog.forget([(number, index) for index in _bad(pack.groups, seen)])
-        assert seen.manifest is not None
-        mended = mend(pack, number, seen.manifest, frames, seen.good, self._find, self._box(pack, number))
+        mended = mend(pack, number, index.manifest, frames, seen.good, self._find, self._box(pack, number))
         if mended.lost:
             said = f"{len(mended.lost)} of its chunks are found nowhere else"
             self.notes.append(f"{pack.path.name} is damaged in the cold store: {said}")

@@ -467,3 +467,16 @@ def test_a_pack_that_could_not_be_removed_is_removed_the_next_time(
     rig.store.delete([])
     assert not list(rig.warm_path.glob("ckpt-00000001.*"))
     assert rig.store.disk_bytes() == sum(path.stat().st_size for path in rig.warm_path.glob("ckpt-*[!e]"))
+
+
+def test_a_pack_that_is_deleted_while_its_copy_is_looked_at_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    for day in range(3):
+        rig.save(state(day), day)
+    rig.turn(9)
+    flip(next(rig.cold_path.glob("ckpt-00000001-*/00000")), 100_000)
+    monkeypatch.setattr(rig.store._reader, "forget", lambda _: rig.store.delete([1]))  # a save makes room
+    assert whole_pass(rig.store) == ""
+    assert [info.number for info in rig.store.checkpoints()] == [3, 2]

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from selfware_agent import config
+from selfware_agent.errors import CheckpointRefusedError
 from selfware_agent.foreman import Foreman
 from selfware_agent.hands import Hands
 from selfware_agent.keeping import Keeper
@@ -140,6 +141,9 @@ class AgentDaemon(daemon.Daemon):
         except grpc.aio.AioRpcError as error:
             await self.wait_or_stop(0.05)
             return f"waiting for checkpointd: {error.details()}"
+        except CheckpointRefusedError as error:  # one that was gone back to; it may lie where nobody answers just now
+            await self.wait_or_stop(1.0)
+            return f"cannot recover yet: {error.sentence}"
         self._keeper.begin()
         self._foreman.recovered.set()
         self.sentence = self._memory.recovered_in_words  # said here, with its message id, and so not once more

@@ -160,11 +160,13 @@ class Foreman:
         """Start workers for tasks that have none, surface what went wrong, say what is going on."""
         if self.memory.ended is not None:
             raise self.memory.ended
+        if self._resting:  # those that have ended were told to; what else they raised, the next ones meet again
+            return self.sentence()
         for task_id, running in list(self._running.items()):
             if running.done():
                 del self._running[task_id], self._workers[task_id]
                 running.result()  # raises what the worker raised
-        for task in order(self.memory.session) if not self._resting else ():
+        for task in order(self.memory.session):
             if task.task_id not in self._running and task.task_id not in self._held:
                 self._start(task.task_id)
         return self.sentence()
@@ -204,6 +206,8 @@ class Foreman:
         await asyncio.wait([running], timeout=CANCEL_SECONDS)
         if self._running.get(task_id) is not running:  # a person cancelled the task while we waited
             return f"task {task_id}: it was cancelled meanwhile"
+        if self._resting:
+            return f"task {task_id}: it goes on when the session does"
         if times > MOST_REVIVALS or not running.done():
             raise WorkerWedgedError(task_id=task_id, doing=live.sentence)
         self._start(task_id)

@@ -54,6 +54,8 @@ class Waiting:
     sentence: str
     approval_id: str = ""
     runs: bool = False
+    held: bool = False
+    """It has not begun, and begins when oversightd lets it (a pause, a workspace that is being saved)."""
 
 
 class Hands:
@@ -103,7 +105,8 @@ class Hands:
                         return _outcome(update, self.redactor)
                     delay_seconds = 0.05
                     runs = update.state == oversight_pb2.EFFECT_STATE_RUNNING
-                    on_waiting(Waiting(update.sentence, update.approval_id, runs))
+                    held = update.state == oversight_pb2.EFFECT_STATE_WAITING and not update.approval_id
+                    on_waiting(Waiting(update.sentence, update.approval_id, runs, held))
             except grpc.aio.AioRpcError as error:
                 if error.code() in REFUSALS:
                     return Outcome("refused", False, error.details() or str(error.code()), "")

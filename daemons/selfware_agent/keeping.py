@@ -78,7 +78,8 @@ class Keeper:
             streamed_tokens=sum(stream.tokens for stream in self._mind.streams.values()),
             memory_short=self._watch.memory_short,
             disk_full=self._watch.disk_full,
-            system_free_at_seconds=NEVER if self._system is not None else self._system_free_at,
+            # During a pause somebody may be restoring: the files are old ones already, and what we know is not yet.
+            system_free_at_seconds=NEVER if self._system is not None or self._watch.paused else self._system_free_at,
         )
 
     def due_in_seconds(self) -> float:
@@ -104,6 +105,7 @@ class Keeper:
         if self._system is not None:
             self._system.cancel()
             await asyncio.wait({self._system})
+            self._system = None  # we may go on, with another session: then it is nobody's any more
         if level := self._schedule.due_on_stop(self.facts()):
             await self._save(level, "at stop")
 

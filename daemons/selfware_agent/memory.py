@@ -86,11 +86,13 @@ class Memory:
             ),
             timeout=CALL_SECONDS,
         )
-        session, skipped, used, self.checkpointed_sequence = await self._replay()
+        session, skipped, used, self.checkpointed_sequence, went_back = await self._replay(self.session_id)
         self.epoch = opened.epoch
         self.session = session
         words = f"recovered session {self.session_id} at event {session.sequence} from {used or 'its first event'}"
         self.recovered_in_words = ", ".join([f"{words}{LAST_ENDS[opened.last_end]}", *skipped])
+        if went_back:  # the restore did not come to save it: as long as nobody does, we need the other checkpoint
+            await self.checkpoint(checkpoint_pb2.LEVEL_SESSION, f"restored from {went_back}")
 
     async def record(self, kind: str, **payload: Any) -> state.Session:
         """Make one event durable, then the state it leads to ours. Waits as long as checkpointd is away; raises
@@ -103,10 +105,13 @@ class Memory:
         return await asyncio.shield(recording)
 
     async def require_session(self, session_id: str) -> None:
-        """Raises UnknownSessionError: opening one that does not exist would begin it."""
+        """Raises UnknownSessionError: opening one that does not exist would begin it; StateUnreadableError: whoever
+        opened another program's, or a damaged one, would end, and be the one to open it again after every start."""
         known = await self._stub.ListSessions(checkpoint_pb2.ListSessionsRequest(), timeout=CALL_SECONDS)
         if session_id not in {one.session_id for one in known.sessions}:
             raise UnknownSessionError(session_id=session_id)
+        if session_id != self.session_id:
+            await self._replay(session_id)
 
     async def close(self) -> None:
         """We stop as we should. If checkpointd cannot be told, the next start takes it for a crash, which does no
@@ -139,7 +144,8 @@ class Memory:
             branch = rewinding.branch_of(self.session_id, sequence)
             event = self._event(RESTORED, {"checkpoint_id": info.checkpoint_id, "branch": branch, "task_id": ""})
             await self._append(event)
-            self.session = rewinding.restored(then, branch, sequence)
+            later_nanos = event.time_unix_nanos - info.created_unix_nanos
+            self.session = rewinding.restored(then, branch, sequence, later_nanos)
         # Not needed, but from here on no recovery has to look for the other one.
         await self.checkpoint(checkpoint_pb2.LEVEL_SESSION, f"restored from {info.checkpoint_id}")
         return info
@@ -153,7 +159,7 @@ class Memory:
         if session_id in {one.session_id for one in known.sessions}:
             raise SessionExistsError(session_id=session_id)
         info, then = await asyncio.to_thread(past.read, self._bulk, self._spool, checkpoint_id, "")
-        session = rewinding.forked(then, session_id, workspaces)
+        session = rewinding.forked(then, session_id, workspaces, time.time_ns() - info.created_unix_nanos)
         opened = await self._stub.OpenSession(
             checkpoint_pb2.OpenSessionRequest(session_id=session_id, writer_id=f"fork of {info.checkpoint_id}"),
             timeout=CALL_SECONDS,
@@ -237,10 +243,11 @@ class Memory:
                 self.trouble = ""
                 return
 
-    async def _replay(self) -> tuple[state.Session, list[str], str, int]:
-        request = checkpoint_pb2.RecoverRequest(session_id=self.session_id)
+    async def _replay(self, session_id: str) -> tuple[state.Session, list[str], str, int, str]:
+        """(session, what was passed over, the checkpoint used, its last event, what was gone back to since or '')."""
+        request = checkpoint_pb2.RecoverRequest(session_id=session_id)
         session, skipped, used, data = state.Session(), [], "", bytearray()
-        held = 0
+        held, went_back = 0, ""
         decoded = True
         async for reply in self._stub.Recover(request, timeout=600):
             part = reply.WhichOneof("part")
@@ -252,19 +259,22 @@ class Memory:
                 data += reply.data
             elif part == "events":
                 if not decoded:
-                    session, decoded = past.decoded(self.session_id, io.BytesIO(data)), True
+                    session, decoded = past.decoded(session_id, io.BytesIO(data)), True
                 for event in reply.events.events:
-                    session = await self._next(session, event)
+                    session = await self._next(session_id, session, event)
+                    if event.kind == RESTORED:
+                        went_back = str(events.decode(event.payload)["checkpoint_id"])
         if not decoded:
-            session = past.decoded(self.session_id, io.BytesIO(data))
-        return session, skipped, used, held
+            session = past.decoded(session_id, io.BytesIO(data))
+        return session, skipped, used, held, went_back
 
-    async def _next(self, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
+    async def _next(self, session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:
         if event.kind != RESTORED:
-            return _folded(self.session_id, session, event)
+            return _folded(session_id, session, event)
         said = events.decode(event.payload)
-        _, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], self.session_id)
-        return rewinding.restored(then, said["branch"], event.sequence)
+        info, then = await asyncio.to_thread(past.read, self._bulk, self._spool, said["checkpoint_id"], session_id)
+        later_nanos = event.time_unix_nanos - info.created_unix_nanos
+        return rewinding.restored(then, said["branch"], event.sequence, later_nanos)
 
 
 def _folded(session_id: str, session: state.Session, event: checkpoint_pb2.Event) -> state.Session:

@@ -62,7 +62,7 @@ class Redactor:
 
 def _without(match: re.Match[str], name: str) -> str:
     """Only the secret goes, where a form says what of it that is."""
-    if "secret" not in match.re.groupindex:
+    if "secret" not in match.re.groupindex or match["secret"] is None:
         return f"[redacted: {name}]"
     start, end = (place - match.start() for place in match.span("secret"))
     whole = match.group()

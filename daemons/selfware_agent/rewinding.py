@@ -24,20 +24,20 @@ def branch_of(session_id: str, sequence: int) -> str:
     return blake3(f"{session_id}\n{sequence}".encode()).hexdigest()[:8]
 
 
-def restored(then: Session, branch: str, sequence: int) -> Session:
-    """The session as it was, going on after event `sequence`."""
-    tasks = {name: _renamed(task, task.task_id, branch) for name, task in then.tasks.items()}
+def restored(then: Session, branch: str, sequence: int, later_nanos: int = 0) -> Session:
+    """The session as it was, going on after event `sequence`, so much later."""
+    tasks = {name: _renamed(_resumed(task, later_nanos), task.task_id, branch) for name, task in then.tasks.items()}
     return Session(tasks=tasks, sequence=sequence, branch=branch)
 
 
-def forked(then: Session, session_id: str, workspaces: Mapping[str, str]) -> Session:
-    """The same as another session, with its own task ids, in these directories instead."""
+def forked(then: Session, session_id: str, workspaces: Mapping[str, str], later_nanos: int = 0) -> Session:
+    """The same as another session, so much later, with its own task ids, in these directories instead."""
     branch = branch_of(session_id, then.sequence)
     tasks = {}
     for task in then.tasks.values():
         name = forked_id(task.task_id, session_id)
         goal = replace(task.goal, task_id=name, workspace=workspaces.get(task.goal.workspace, task.goal.workspace))
-        tasks[name] = _renamed(replace(task, goal=goal), name, branch)
+        tasks[name] = _renamed(replace(_resumed(task, later_nanos), goal=goal), name, branch)
     return Session(tasks=tasks, sequence=then.sequence, branch=branch)
 
 
@@ -45,6 +45,15 @@ def forked_id(task_id: str, session_id: str) -> str:
     """A task's name in a fork."""
     name = f"{task_id}.{session_id}"
     return name if len(name) <= MOST_ID_CHARS else f"{task_id[:60]}.{blake3(name.encode()).hexdigest()[:16]}"
+
+
+def _resumed(task: Task, later_nanos: int) -> Task:
+    """The time that was undone is not taken from the budget: else what is older than that fails as soon as it is
+    back."""
+    if task.ended or not task.observed.started_unix_nanos:
+        return task
+    started = task.observed.started_unix_nanos + max(0, later_nanos)
+    return replace(task, observed=replace(task.observed, started_unix_nanos=started))
 
 
 def _renamed(task: Task, task_id: str, branch: str) -> Task:

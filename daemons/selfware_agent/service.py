@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfware_agent.checkpoint_schedule import Level
 from selfware_agent.config import Defaults
@@ -20,6 +20,8 @@ from selfware_common.rpc.inference_pb2 import Priority
 
 MAX_GOAL_CHARS = 100_000
 MIN_PUSH_SECONDS = 0.1
+
+Reply = TypeVar("Reply")
 
 _STATES = {
     Phase.QUEUED: agent_pb2.TASK_STATE_QUEUED,
@@ -37,6 +39,8 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._foreman = foreman
         self._keeper = keeper
         self._defaults = defaults
+        self._turn = asyncio.Lock()  # of whoever puts another session, or another past, in place of the present
+        self._errands: set[asyncio.Task[Any]] = set()
 
     async def Submit(self, request: agent_pb2.SubmitRequest, context: Any) -> agent_pb2.Task:
         await self._foreman.wait_ready()
@@ -101,6 +105,9 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         )
 
     async def Restore(self, request: agent_pb2.RestoreRequest, context: Any) -> agent_pb2.RestoreReply:
+        return await self._to_its_end(self._restore(request))
+
+    async def _restore(self, request: agent_pb2.RestoreRequest) -> agent_pb2.RestoreReply:
         await self._foreman.wait_ready()
         memory = self._foreman.memory
         async with self._foreman.at_rest():
@@ -128,6 +135,9 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         )
 
     async def Recover(self, request: agent_pb2.RecoverRequest, context: Any) -> agent_pb2.RecoverReply:
+        return await self._to_its_end(self._recover(request))
+
+    async def _recover(self, request: agent_pb2.RecoverRequest) -> agent_pb2.RecoverReply:
         await self._foreman.wait_ready()
         memory = self._foreman.memory
         wanted = request.session_id or memory.session_id
@@ -140,6 +150,19 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         self._foreman.progressed.set()
         await self._foreman.wait_ready()
         return agent_pb2.RecoverReply(sentence=memory.recovered_in_words)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Reply]) -> Reply:
+        """One at a time, and whoever hangs up meanwhile stops waiting, no more: an event that may be durable has to
+        become ours, and a session that was left has to be followed by the other one."""
+
+        async def in_turn() -> Reply:
+            async with self._turn:
+                return await work
+
+        errand = asyncio.create_task(in_turn())
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
+        return await asyncio.shield(errand)
 
     def _progress(self, task: Task) -> agent_pb2.Progress:
         live = self._foreman.live(task.task_id)

@@ -32,6 +32,11 @@ class Watch:
         self.memory_short = False
         self.disk_full = ""
 
+    @property
+    def paused(self) -> bool:
+        """By the operator."""
+        return bool(self._paused)
+
     async def control(self) -> None:
         """For ever: the operator's pause."""
         while True:

@@ -174,7 +174,7 @@ class Worker:
         """A person may take days: give the slot to another task meanwhile."""
         if waiting.approval_id:
             self._release_slot()
-        self.acting = not waiting.approval_id
+        self.acting = not (waiting.approval_id or waiting.held)
         self._show(waiting.sentence, approval_id=waiting.approval_id)
         self._expect(patience.for_action(waiting.runs, self._action, self._limits.check_timeout_seconds))
 

@@ -173,12 +173,13 @@ class OperatorApi:
         return _json({"paused": control.paused, "reason": control.reason})
 
     async def _restore(self, request: web.Request) -> web.Response:
-        body = await _body(request, dry_run=bool, into=dict)
-        into = body.get("into", {})
+        body = await _body(request, dry_run=bool, into=dict, files=bool)
+        into, files = body.get("into", {}), body.get("files", True)
         if not all(isinstance(directory, str) for directory in into.values()):
             raise InvalidRequestError(problem="'into' must map workspaces to directories")
         dry_run = body.get("dry_run", False)
-        done = await self._restores.restore(request.match_info["id"], into, _peer(request), dry_run=dry_run)
+        wanted, peer = request.match_info["id"], _peer(request)
+        done = await self._restores.restore(wanted, into, peer, dry_run=dry_run, files=files)
         return _json(done.shown())
 
     async def _audit(self, request: web.Request) -> web.Response:

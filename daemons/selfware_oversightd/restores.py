@@ -87,8 +87,11 @@ class Restores:
         self._clock = clock
         self._errands: Errands[Restored] = Errands()
 
-    async def restore(self, checkpoint_id: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool) -> Restored:
+    async def restore(
+        self, checkpoint_id: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool, files: bool = True
+    ) -> Restored:
         """Make the workspaces, or the directories that ``into`` names for them, equal to the checkpoint; durable.
+        Without ``files`` only what waits in the session is undone.
 
         NotPausedError unless everything stands still (a dry run needs no rest, nor does a place where nobody works);
         ForeignTreeError, InvalidRequestError, SystemStateError and what reading the checkpoint raises change nothing;
@@ -96,21 +99,23 @@ class Restores:
         """
         if not dry_run and not into:
             self._require_still(checkpoint_id)
-        return await self._errands.run(self._restore(checkpoint_id, into, peer, dry_run=dry_run))
+        return await self._errands.run(self._restore(checkpoint_id, into, peer, dry_run=dry_run, files=files))
 
     async def close(self) -> None:
         """Stop what is under way, wherever it is."""
         await self._errands.close()
 
-    async def _restore(self, wanted: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool) -> Restored:
+    async def _restore(
+        self, wanted: str, into: Mapping[str, str], peer: Peer, *, dry_run: bool, files: bool
+    ) -> Restored:
         async with self._turn, spools.opened(self._where) as spool:
             checkpoint = await spool.fetch(wanted)
-            steps = self._steps(checkpoint, spool, into)
+            steps = self._steps(checkpoint, spool, into) if files else []
             if dry_run:
                 looked = [await self._take(spool, step, dry_run=True) for step in steps]
                 return Restored(checkpoint, True, looked, self._waiting_ids(checkpoint) if not into else [])
             with self._effects.holds.on([step.directory for step in steps]):
-                if self._is_at_work(steps):
+                if self._is_at_work(steps) or not files:
                     self._require_still(checkpoint.checkpoint_id)
                 for step in steps:
                     await self._take(spool, step, dry_run=True)

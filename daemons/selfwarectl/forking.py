@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfware_common.errors import SelfwareError, UsageError
+from selfware_common.errors import SelfwareError, UnreachableError, UsageError
 from selfware_common.state.sections import WORKSPACE
 from selfwarectl import checkpoints, differences, output, reach, restoring
 
@@ -18,11 +19,24 @@ if TYPE_CHECKING:
     from selfware_common.rpc import agent_pb2
 
 
+REGISTER_SECONDS = 10.0
+
+
 class DirectoryExistsError(SelfwareError):
     """{path} exists already, and a fork puts its files into a new directory."""
 
     exit_code = 4
     hint = "Choose another name with --name, or another directory with --into."
+
+
+class HalfAForkError(SelfwareError):
+    """The fork {name} was not finished: {reason}"""
+
+    exit_code = 1
+    hint = (
+        "The present session is as it was. Do not work on {name}: fork again with another --name, and delete what is "
+        "left in {places}."
+    )
 
 
 @click.command()
@@ -54,16 +68,36 @@ def fork(checkpoint_id: str, name: str, parent: Path | None, switch: bool) -> No
             made.append(Path(directory))
         files = restoring.put_files_back(one.checkpoint_id, into)
         reply = _fork_agent(one.checkpoint_id, name, into)
+    except (UnreachableError, KeyboardInterrupt) as error:  # whoever was asked may still be at it, or has done it
+        reason = error.sentence if isinstance(error, SelfwareError) else "it was interrupted."
+        raise HalfAForkError(name=name, reason=reason, places=", ".join(map(str, made)) or "none") from None
     except (SelfwareError, OSError):
         for path in made:  # new ones, ours, so that the same command can be given again
             with suppress(OSError):
                 shutil.rmtree(path)
         raise
-    for goal in reply.goals:
-        about = {"goal_id": goal.goal_id, "workspace": goal.workspace, "check": list(goal.check), "commit": goal.commit}
-        reach.operator("POST", "/goals", about)
+    try:
+        for goal in reply.goals:
+            _register(goal)
+    except (SelfwareError, KeyboardInterrupt) as error:  # without its goal every action would be refused
+        reason = error.sentence if isinstance(error, SelfwareError) else "it was interrupted."
+        raise HalfAForkError(name=name, reason=reason, places=", ".join(map(str, made))) from None
     said = _switch(name) if switch else ""
     _show(one.checkpoint_id, reply, files, said)
+
+
+def _register(goal: agent_pb2.ForkedGoal) -> None:
+    """Tell oversightd, which may be restarting."""
+    about = {"goal_id": goal.goal_id, "workspace": goal.workspace, "check": list(goal.check), "commit": goal.commit}
+    end = time.monotonic() + REGISTER_SECONDS
+    while True:
+        try:
+            reach.operator("POST", "/goals", about)
+            return
+        except UnreachableError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.2)
 
 
 def _free_name(session_id: str) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 REST_SECONDS = 60.0
 """How long an action that runs is waited for."""
 FILES_SECONDS = 600.0
+UNDONE_BY = ", undone by "
+"""In the reason of a pause: a restore that dies leaves it behind, and the next one finds it."""
 
 
 @click.command()
@@ -47,17 +49,45 @@ def restore(checkpoint_id: str, dry_run: bool, no_files: bool, stay_paused: bool
     if dry_run:
         _show_dry_run(one, with_files)
         return
-    was_paused = bool(reach.operator("GET", "/status")["paused"])
-    come_to_rest(f"restoring {one.checkpoint_id}", was_paused)
-    safety = _save_present(one, with_files, was_paused)
+    status = reach.operator("GET", "/status")
+    was_paused, safety = bool(status["paused"]), _saved_before(status, one.checkpoint_id)
+    goes_on = bool(safety)  # a restore that died: its files may be back already, so what undoes it is what it saved
+    if not was_paused:
+        reach.operator("POST", "/pause", {"reason": f"restoring {one.checkpoint_id}"})
     try:
-        files = put_files_back(one.checkpoint_id, {}) if with_files else []
+        come_to_rest(was_paused)
+        present = _save_present(one, with_files, was_paused)
+        safety = safety or present
+        if not was_paused:
+            reach.operator("POST", "/pause", {"reason": f"restoring {one.checkpoint_id}{UNDONE_BY}{safety}"})
+        files = put_files_back(one.checkpoint_id, {}, with_files=with_files)
         reply = _restore_agent(one.checkpoint_id)
-    except SelfwareError as error:
-        raise StillPausedError(reason=error.sentence, checkpoint_id=one.checkpoint_id) from None
-    if not was_paused and not stay_paused:
-        reach.operator("POST", "/resume", {})
-    _show_done(one, safety, files, reply, paused=was_paused or stay_paused)
+        paused = was_paused or stay_paused
+        if not paused:
+            reach.operator("POST", "/resume", {})
+        elif goes_on or not was_paused:
+            reach.operator("POST", "/pause", {"reason": f"restored {one.checkpoint_id}"})
+    except NothingChangedError:
+        raise
+    except (SelfwareError, KeyboardInterrupt) as error:
+        reason = error.sentence if isinstance(error, SelfwareError) else "it was interrupted."
+        flag = "" if with_files else " --no-files"
+        undo = f"'selfwarectl restore {safety}{flag}' to have everything as it was before, " if safety else ""
+        command = f"selfwarectl restore {one.checkpoint_id}{flag}"
+        raise StillPausedError(reason=reason, command=command, undo=undo) from None
+    _show_done(one, safety, files, reply, paused=paused)
+
+
+class NothingChangedError(SelfwareError):
+    """{reason}"""
+
+    exit_code = 1
+
+
+class StillRunsError(NothingChangedError):
+    """{reason}"""
+
+    exit_code = 4
 
 
 class StillPausedError(SelfwareError):
@@ -65,7 +95,7 @@ class StillPausedError(SelfwareError):
 
     exit_code = 1
     hint = (
-        "Everything stays paused and nothing is lost: run 'selfwarectl restore {checkpoint_id}' again, "
+        "Actions stay paused and nothing is lost: run '{command}' again, {undo}"
         "or 'selfwarectl resume' to go on as it is now."
     )
 
@@ -77,25 +107,26 @@ class NoFilesError(SelfwareError):
     hint = "Choose one of level 'system' (selfwarectl checkpoints ls), or add --no-files."
 
 
-def come_to_rest(reason: str, was_paused: bool) -> None:
-    """Let nothing begin, and wait until nothing runs. If something runs on, go on as before and say so."""
-    if not was_paused:
-        reach.operator("POST", "/pause", {"reason": reason})
+def come_to_rest(was_paused: bool) -> None:
+    """Nothing begins any more: wait until nothing runs. If something runs on, go on as before and say so."""
     end = time.monotonic() + REST_SECONDS
     while running := reach.operator("GET", "/status")["running"]:
         if time.monotonic() > end:
             if not was_paused:
                 reach.operator("POST", "/resume", {})
-            raise reach.RefusedError(
+            raise StillRunsError(
                 reason=f"The action {running[0]} still runs after {REST_SECONDS:.0f} s; nothing was changed. "
                 "Try again when it has ended."
             )
         time.sleep(0.2)
 
 
-def put_files_back(checkpoint_id: str, into: dict[str, str], dry_run: bool = False) -> list[dict[str, Any]]:
-    """Have oversightd make workspaces (or other directories, by workspace) as they were; what it did with each."""
-    body = {"dry_run": dry_run, "into": into}
+def put_files_back(
+    checkpoint_id: str, into: dict[str, str], dry_run: bool = False, with_files: bool = True
+) -> list[dict[str, Any]]:
+    """Have oversightd make workspaces (or other directories, by workspace) as they were; what it did with each. In any
+    case what waits there is undone: else it could begin later, and so would the same action of the session restored."""
+    body = {"dry_run": dry_run, "into": into, "files": with_files}
     answer = reach.operator("POST", f"/checkpoints/{checkpoint_id}/restore", body, FILES_SECONDS)
     found: list[dict[str, Any]] = answer["workspaces"]
     return found
@@ -119,7 +150,14 @@ def _save_present(one: checkpoint_pb2.CheckpointInfo, with_files: bool, was_paus
         if not was_paused:
             reach.operator("POST", "/resume", {})
         reason = f"The present could not be saved first, so nothing was changed: {error.sentence}"
-        raise reach.FailedError(reason=reason) from None
+        raise NothingChangedError(reason=reason) from None
+
+
+def _saved_before(status: dict[str, Any], checkpoint_id: str) -> str:
+    """What was saved by a restore to the same checkpoint that did not come to its end, or ''."""
+    start = f"restoring {checkpoint_id}{UNDONE_BY}"
+    reason = str(status["pause_reason"])
+    return reason.removeprefix(start) if status["paused"] and reason.startswith(start) else ""
 
 
 def _restore_agent(checkpoint_id: str) -> agent_pb2.RestoreReply:

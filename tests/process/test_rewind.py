@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from selfware_common.rpc import agent_pb2
+from selfware_common import events
+from selfware_common.rpc import agent_pb2, checkpoint_pb2
 from selfware_tool.probe import probe
 from tests.process.test_agent import ctl, loop_script, run, state_is, until
 from tests.rig import Job, Rig, effect_ids, tree_hash
@@ -123,13 +124,16 @@ def test_a_restore_is_remembered_by_an_agent_that_loses_its_checkpoints() -> Non
             await ctl_json(home, "restore", then)
             await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
             before = (await rig.tasks())["walk"]
-            packs = home / "checkpointd" / "checkpoints"
-        for pack in packs.glob("*.pack"):
-            if pack.stem > then:
-                pack.unlink()
+        lost = [pack for pack in (home / "state/checkpointd/checkpoints").glob("*.pack") if pack.stem > then]
+        assert lost
+        for pack in lost:
+            pack.unlink()
         async with Rig(home, WALK) as rig:
             await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
             after = (await rig.tasks())["walk"]
+            # Saved at once: from here on nobody needs the one that it went back to.
+            newest = (await ctl_json(home, "checkpoints", "ls"))["checkpoints"][0]
+            assert (newest["level"], newest["label"]) == ("session", f"restored from {then}")
             assert (after.steps, after.waiting_approval_id) == (before.steps, before.waiting_approval_id)
             await approve_the_one_question(rig)
             await rig.all_ended(1)
@@ -184,5 +188,61 @@ def test_without_files_only_the_agent_goes_back() -> None:
             await ctl_json(home, "restore", made["checkpoint_id"], "--no-files")
             assert tree_hash(workspace) == late
             await until(lambda: state_is(rig, "walk", agent_pb2.TASK_STATE_WAITING))
+
+    run(work)
+
+
+def test_what_waits_is_withdrawn_also_when_only_the_agent_goes_back() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            await waits_with_one_file(rig, workspace)
+            made = await ctl_json(home, "checkpoints", "now", "--level", "session")
+            old = (await rig.operator("GET", "/interventions?state=pending"))[1]["interventions"][0]
+            # Approved during a pause: it is held back, and would begin beside the same action of the session restored.
+            assert (await ctl(home, "pause"))[0] == 0
+            assert (await ctl(home, "approve", old["id"]))[0] == 0
+            await ctl_json(home, "restore", made["checkpoint_id"], "--no-files")
+            assert (await ctl(home, "resume"))[0] == 0
+            assert await approve_the_one_question(rig) != old["effect_id"]
+            await rig.all_ended(1)
+            assert (workspace / "two.txt").read_text() == "first\n"
+            rows = (await rig.operator("GET", "/audit?limit=1000"))[1]["rows"]
+            assert old["effect_id"] not in [row["body"]["effect_id"] for row in rows if row["kind"] == "began"]
+
+    run(work)
+
+
+def test_a_restore_during_a_pause_does_not_wait_for_what_the_pause_holds_back() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            then = await waits_with_one_file(rig, workspace)
+            old = (await rig.operator("GET", "/interventions?state=pending"))[1]["interventions"][0]
+            assert (await ctl(home, "pause"))[0] == 0
+            assert (await ctl(home, "approve", old["id"]))[0] == 0
+            await ctl_json(home, "restore", then)
+            assert (await ctl(home, "resume"))[0] == 0
+            assert await approve_the_one_question(rig) != old["effect_id"]
+            await rig.all_ended(1)
+
+    run(work)
+
+
+def test_the_session_of_another_program_is_not_taken_up() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            await waits_with_one_file(rig, workspace)
+            opened = await rig.checkpoint.OpenSession(
+                checkpoint_pb2.OpenSessionRequest(session_id="notes", writer_id="notes")
+            )
+            event = checkpoint_pb2.Event(sequence=1, kind="Noted", payload=events.encode({"text": "milk"}))
+            await rig.checkpoint.Append(
+                checkpoint_pb2.AppendRequest(session_id="notes", epoch=opened.epoch, events=[event])
+            )
+            code, said = await ctl(home, "recover", "--session", "notes")
+            assert code == 1
+            assert "cannot be read" in said
+            assert list(await rig.tasks()) == ["walk"]
+        async with Rig(home, WALK) as rig:
+            assert list(await rig.tasks()) == ["walk"]
 
     run(work)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from selfware_agent import fold, hands, mind, patience, plan, state
-from selfware_agent.errors import WorkerWedgedError
+from selfware_agent.errors import NotQuietError, WorkerWedgedError
 from selfware_agent.foreman import Foreman
 from selfware_agent.memory import Memory
 from selfware_agent.state import Goal, Phase
@@ -32,6 +32,9 @@ class Journal:
         number = self.session.sequence + 1
         self.session = fold.fold(self.session, number, kind, payload, number)
         return self.session
+
+    async def settled(self) -> None:
+        return
 
 
 class Model:
@@ -165,3 +168,79 @@ def test_a_person_a_queue_and_a_long_build_have_their_time(monkeypatch: pytest.M
     assert patience.for_action(True, {"tool": "run_command", "timeout_seconds": 3600.0}, 60) == 3660
     assert patience.for_action(True, {"tool": "write_file"}, 60) == 660
     assert patience.for_action(True, {"tool": "run_command"}, 1800) == 1860
+
+
+def test_an_action_that_is_held_back_by_a_pause_does_not_keep_a_checkpoint_from_being_made() -> None:
+    async def scenario() -> None:
+        class Held(Doing):
+            def __init__(self) -> None:
+                self.say: asyncio.Queue[hands.Waiting] = asyncio.Queue()
+
+            async def perform(self, *given: Any) -> hands.Outcome:
+                while True:
+                    given[-1](await self.say.get())
+
+        one, oversight = foreman(Model(0)), Held()
+        one._hands = cast(hands.Hands, oversight)
+        await one.accept(Goal("t", "do it", "/w", target_paths=("a",)))
+        await one.round()
+        oversight.say.put_nowait(hands.Waiting("running", runs=True))
+        await settle()
+        with pytest.raises(NotQuietError):
+            async with one.quiet(0.0):
+                pass
+        oversight.say.put_nowait(hands.Waiting("waiting: paused by the operator", held=True))
+        await settle()
+        async with one.quiet(0.0):
+            pass
+        await one.stop()
+
+    asyncio.run(scenario())
+
+
+def test_while_workers_are_brought_to_rest_a_round_does_not_take_their_end_for_its_own() -> None:
+    async def scenario() -> None:
+        class Slow(Model):
+            async def ask(self, task: Any, *rest: Any) -> mind.Answer:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    if task.task_id == "slow":
+                        await settle()
+                raise AssertionError
+
+        one = foreman(Slow(0))
+        one.gate.slots = asyncio.Semaphore(2)
+        for name in ("quick", "slow"):
+            await one.accept(Goal(name, "do it", "/w"))
+        await one.round()
+        await settle()
+
+        async def rest() -> None:
+            async with one.at_rest():
+                pass
+
+        resting = asyncio.create_task(rest())
+        while not resting.done():
+            await one.round()
+            await asyncio.sleep(0)
+        await resting
+        await one.stop()
+
+    asyncio.run(scenario())
+
+
+def test_no_worker_is_revived_while_there_are_to_be_none() -> None:
+    async def scenario() -> None:
+        one = foreman(Model(silences=9))
+        await one.accept(Goal("t", "do it", "/w"))
+        await one.round()
+        await settle()
+        reviving = asyncio.create_task(one.revive("t"))
+        await asyncio.sleep(0)
+        async with one.at_rest():
+            await settle()
+            assert "worker t" not in {task.get_name() for task in asyncio.all_tasks()}
+        await reviving
+
+    asyncio.run(scenario())

@@ -77,7 +77,7 @@ class Quiet:
 
 def keeper(store: Store, hands: Oversight | None = None, began: float = -3_600.0, **machine: Any) -> Keeper:
     """Begun so long ago from a checkpoint of event 400."""
-    watch = SimpleNamespace(**{"memory_short": False, "disk_full": "", **machine})
+    watch = SimpleNamespace(**{"memory_short": False, "disk_full": "", "paused": False, **machine})
     foreman, oversight = cast(Any, Quiet(store)), cast(Any, hands or Oversight())
     one = Keeper(Settings().checkpoint, foreman, cast(Any, SimpleNamespace(streams={})), oversight, cast(Any, watch))
     one._schedule = Schedule.begin(one._rules, began, sequence=400)
@@ -103,6 +103,38 @@ def test_a_system_checkpoint_is_the_state_and_then_the_files_with_it() -> None:
         assert store.asked == [(checkpoint_pb2.LEVEL_SESSION, "event 500, before its files")]
         assert hands.asked == [(3, "ckpt-1", ["/w"], ["eff-t-1"], "event 500")]
         await one.save_if_due()
+        assert len(hands.asked) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_system_checkpoint_that_is_given_up_for_another_session_ends_nothing_else() -> None:
+    async def scenario() -> None:
+        class Slow(Oversight):
+            async def capture(self, *asked: Any) -> Any:
+                self.asked.append(asked)
+                await asyncio.Event().wait()
+
+        store, hands = Store(), Slow()
+        one = keeper(store, hands)
+        await one.save_if_due()
+        while not hands.asked:
+            await asyncio.sleep(0)
+        await one.save_on_stop()  # as before changing to another session
+        await one.save_if_due()
+        assert one._system is None or not one._system.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_during_a_pause_no_files_are_saved_unasked_for_they_may_be_those_of_another_time() -> None:
+    async def scenario() -> None:
+        store, hands = Store(), Oversight()
+        one = keeper(store, hands, paused=True)
+        await one.save_if_due()
+        assert [level for level, _ in store.asked] == [Level.SESSION]
+        assert (one._system, hands.asked) == (None, [])
+        await one.save_now(Level.SYSTEM, "before restoring")
         assert len(hands.asked) == 1
 
     asyncio.run(scenario())

@@ -87,3 +87,8 @@ def test_a_file_of_which_something_was_taken_out_is_never_put_back() -> None:
         result = oversight_pb2.Result(ok=True, output=output, output_bytes=len(output))
         update = oversight_pb2.PerformUpdate(state=oversight_pb2.EFFECT_STATE_DONE, result=result)
         assert hands._outcome(update, KNOWN).whole is whole
+
+
+def test_a_pattern_of_which_only_one_alternative_names_the_secret_leaks_neither() -> None:
+    own = Redactor.of(True, (r"token=(?P<secret>\w+)|apikey=\w+",))
+    assert own.clean("a token=hunter2 b apikey=hunter3 c") == ("a token=[redacted: secret] b [redacted: secret] c", 2)

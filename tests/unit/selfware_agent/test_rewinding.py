@@ -38,6 +38,21 @@ def test_what_had_no_outcome_is_done_again_under_a_new_name() -> None:
     assert asked.request_id == f"req-{branch}-task-1-2"
 
 
+def test_time_that_was_undone_is_not_taken_from_the_budget() -> None:
+    second = 10**9
+    started = state.Observed(accepted_unix_nanos=1 * second, started_unix_nanos=2 * second)
+    goal = replace(GOAL, budget_seconds=100.0)
+    asks = replace(ACTING, goal=goal, proposal=None, stage=state.Stage.ASK, observed=started)
+    then = state.Session(tasks={"task-0": DONE, "task-1": asks}, sequence=40)
+    day = 24 * 3600 * second  # after the checkpoint, which is of second 10
+    for now in (rewinding.restored(then, "b", 70, day), rewinding.forked(then, "try", {}, day)):
+        (task,) = [one for one in now.tasks.values() if not one.ended]
+        assert plan.over_budget(task, LIMITS, 10 * second + day) == ""
+        assert plan.over_budget(task, LIMITS, 101 * second + day) == ""
+        assert "time budget" in plan.over_budget(task, LIMITS, 102 * second + day)
+    assert rewinding.restored(then, "b", 70, -day).tasks["task-1"].observed == started  # a clock that was set back
+
+
 def test_new_names_carry_the_branch_and_no_two_branches_are_the_same() -> None:
     task = replace(ACTING, proposal=None, intended={"tool": "search", "pattern": "x"})
     step = plan.next_step(task, LIMITS, 0, "ab12cd34")

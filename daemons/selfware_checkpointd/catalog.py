@@ -267,9 +267,8 @@ class Catalog:
             pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
         return freed
 
-    def came_back(self, number: int, size: int) -> None:
-        """The pack's file is whole again, and has so many bytes."""
-        pack = self.packs[number]
+    def came_back(self, pack: Pack, size: int) -> None:
+        """Its file is whole again, and has so many bytes."""
         self._grow(pack, size + (pack.stub_path.stat().st_size if pack.stub is not None else 0) - pack.size_bytes)
 
     def _grow(self, pack: Pack, size: int) -> None:
@@ -337,10 +336,7 @@ class Catalog:
             found = coldstub.read(stub_path, self._vault)
         except (OSError, ValueError):
             return None
-        if found.index is None:  # one of its bytes is wrong; its record still says how long the pack was
-            is_same = found.stub.pack_bytes == path.stat().st_size
-        else:
-            is_same = found.index.groups == index.groups
+        is_same = found.index.groups == index.groups if found.index else found.stub.pack_bytes == path.stat().st_size
         if index.manifest is not None and not is_same:
             stub_path.rename(self.directory / (found.stub.key + GONE))
             return None
@@ -358,8 +354,7 @@ class Catalog:
             pack.stub = coldstub.read(path).stub
         if path.suffix == COLD and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, 0)
-        if number in self.packs:
-            self.size_bytes -= self.packs[number].size_bytes
+        self.size_bytes -= self.packs[number].size_bytes if number in self.packs else 0
         self._enter(number, pack)
 
     def _enter(self, number: int, pack: Pack) -> None:

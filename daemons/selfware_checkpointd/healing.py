@@ -213,7 +213,7 @@ class Healer:
             if mended is not None:
                 self._catalog.replace(number, replace(_with_groups(pack, mended.groups), size_bytes=size))
             else:
-                self._catalog.came_back(number, size)
+                self._catalog.came_back(pack, size)
             self._catalog.found_again(number, mended.lost if mended else frozenset())
         self.notes.append(f"{pack.path.name} was damaged and is healed, {what}")
         return Result.HEALED

@@ -140,17 +140,21 @@ class Assembler:
 
     def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]], at_rest: bool) -> Unpacked:
         """From here; from its copy in the cold store if what is here is not right."""
+        stub = pack.stub  # upkeep may drop it meanwhile
         try:
             unpacked = _unpacked(self._reader.frame(pack, group, at_rest), group, wanted, self._hashing)
         except FileNotFoundError:
             unpacked = _unpacked(b"", group, wanted, self._hashing)
         except OSError as error:  # that may pass: it says nothing about the chunks
+            if pack.is_here and stub is not None:
+                with suppress(FileNotFoundError):
+                    return _unpacked(self._reader.cold_frame(stub, group), group, wanted, self._hashing)
             raise StorageError(what="read a checkpoint", path=pack.path, reason=error.strerror or str(error)) from error
-        if unpacked[2] and pack.stub is not None:
-            self._reader.forget(pack.stub)
-        if unpacked[2] and pack.stub is not None and pack.is_here:
+        if unpacked[2] and stub is not None:
+            self._reader.forget(stub)
+        if unpacked[2] and stub is not None and pack.is_here:
             with suppress(FileNotFoundError):
-                return _unpacked(self._reader.cold_frame(pack.stub, group), group, wanted, self._hashing)
+                return _unpacked(self._reader.cold_frame(stub, group), group, wanted, self._hashing)
         return unpacked
 
     def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from selfware_checkpointd import trimming
-from selfware_checkpointd.errors import FormatVersionError, SessionCorruptError, SessionNotFoundError
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.reserve import BLOCK, Reserve
@@ -57,12 +56,14 @@ class Bounds:
         self._policy = policy
         self._clock = clock
         self._journal_base = 0
+        self._aside = store.tiers.aside_bytes()
         self._next_try = 0.0
         self._count_journals()
         room.sizes += [
             lambda: store.disk_bytes() + BLOCK * store.disk_files(),
             lambda: self._journal_base + self._grown(),
             lambda: self.reserve.size_bytes,
+            lambda: self._aside,
         ]
         room.make = self._make_room
 
@@ -83,7 +84,9 @@ class Bounds:
         return self.room.left_bytes() < self.room.margin_bytes // 2 and time.monotonic() >= self._next_try
 
     def loosen(self) -> None:
-        """Make room for events; if that is in vain they come all the same."""
+        """Make room for events; if that is in vain, or somebody is at it already, they come all the same."""
+        if self.room.making.locked():  # that may take as long as a cold store lets it wait
+            return
         self.room.want(self.room.margin_bytes)
         if self.is_tight():
             self._next_try = time.monotonic() + AGAIN_SECONDS
@@ -92,7 +95,11 @@ class Bounds:
         """Let go what may go, and have the reserve again; one sentence."""
         with self.room.making:
             self._policy, self.room.limit_bytes = policy, policy.max_size_bytes
-            trimmed = self._trim(open_journal)
+            trimmed, self._aside = 0, self._store.tiers.aside_bytes()
+            try:
+                trimmed = self._trim(open_journal)
+            except SelfwareError as error:  # no room for a floor, say: then checkpoints have to make some
+                self._tell(error.sentence)
             said = self._retention.run(policy, self._clock(), lambda: self.room.free_bytes - self.room.left_bytes())
             self._take_notes()
         self.room.forget_a_little()
@@ -122,7 +129,7 @@ class Bounds:
         for session in self._count_journals():
             try:
                 closed += open_journal(session).closed()
-            except (SessionNotFoundError, SessionCorruptError, FormatVersionError) as error:
+            except SelfwareError as error:  # its key is missing, say, or what covers it is away
                 self._tell(error.sentence)
         policy, now = self._policy, self._clock()
         going = trimming.too_old(closed, now, policy.retention_days) if policy.retention_days >= 0 else []

@@ -249,10 +249,7 @@ class _Connection:
             if len(self._room) > KEPT_BYTES:
                 self._room = bytearray()
             return
-        with (
-            self._memory.bounds.room.claim(size, is_written=True),
-            Spool(self._spool, self._memory.vault.key_id is not None) as spooled,
-        ):
+        with self._memory.bounds.room.claim(size, is_written=True), self._spooling(size) as spooled:
             room = memoryview(bytearray(PIECE_BYTES))
             while size:
                 piece = room[: min(size, PIECE_BYTES)]
@@ -264,6 +261,13 @@ class _Connection:
                     raise disk_error(error, "a state that comes in", self._spool) from error
                 size -= len(piece)
             yield spooled
+
+    def _spooling(self, size: int) -> Spool:
+        try:
+            return Spool(self._spool, self._memory.vault.key_id is not None)
+        except OSError as error:
+            self._swallow(memoryview(bytearray(PIECE_BYTES)), size)
+            raise disk_error(error, "a state that comes in", self._spool) from error
 
     def _swallow(self, room: memoryview, size: int) -> None:
         """Let the client say all of it, so that it hears the answer."""

@@ -267,6 +267,10 @@ class Catalog:
             pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
         return freed
 
+    def came_back(self, pack: Pack, size: int) -> None:
+        """Its file is whole again, and has so many bytes."""
+        self._grow(pack, size + (pack.stub_path.stat().st_size if pack.stub is not None else 0) - pack.size_bytes)
+
     def _grow(self, pack: Pack, size: int) -> None:
         pack.size_bytes += size
         self.size_bytes += size
@@ -283,7 +287,8 @@ class Catalog:
         for number in unused:
             pack = self.packs[number]
             if pack.stub is not None:
-                pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+                with contextlib.suppress(FileNotFoundError):  # the rest failed the last time
+                    pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
             if pack.is_here:
                 pack.path.unlink(missing_ok=True)
             del self.packs[number]
@@ -331,7 +336,8 @@ class Catalog:
             found = coldstub.read(stub_path, self._vault)
         except (OSError, ValueError):
             return None
-        if found.index is None or (index.manifest is not None and index.groups != found.index.groups):
+        is_same = found.index.groups == index.groups if found.index else found.stub.pack_bytes == path.stat().st_size
+        if index.manifest is not None and not is_same:
             stub_path.rename(self.directory / (found.stub.key + GONE))
             return None
         if (path.suffix == LIVE) != (stub_path.suffix == COLD):
@@ -339,7 +345,7 @@ class Catalog:
         return found.stub
 
     def add_stub(self, path: Path, number: int) -> None:
-        """Enter a pack that lies in the cold store only."""
+        """Enter a pack that lies in the cold store only; once more if its stub is another one now."""
         index = self._read(path, number)
         pack = Pack(path, index.session_id, index.groups, problem=index.problem, version=index.version)
         pack.key_id = index.box.key_id if index.box else None
@@ -348,6 +354,7 @@ class Catalog:
             pack.stub = coldstub.read(path).stub
         if path.suffix == COLD and index.manifest is not None:
             pack.info, _ = decode_manifest(index.manifest, 0)
+        self.size_bytes -= self.packs[number].size_bytes if number in self.packs else 0
         self._enter(number, pack)
 
     def _enter(self, number: int, pack: Pack) -> None:

@@ -30,8 +30,9 @@ class ChunkUses:
         self._unreadable: set[int] = set()
 
     def expect(self, number: int) -> None:
-        """This checkpoint lives: count it when there is time."""
-        self._waiting[number] = None
+        """This checkpoint lives: count it when there is time, and once."""
+        if number not in self._counted and number not in self._unreadable:
+            self._waiting[number] = None
 
     def settle(self, most: int) -> bool:
         """Count so many of those that wait, and try again those that could not be read; True if there are more."""

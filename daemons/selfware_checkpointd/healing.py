@@ -20,6 +20,7 @@ from blake3 import blake3
 from selfware_checkpointd import coldstub
 from selfware_checkpointd.catalog import CHUNKS_ONLY, LIVE, Catalog, Pack
 from selfware_checkpointd.chunklist import Newest
+from selfware_checkpointd.coldstub import Stub
 from selfware_checkpointd.errors import ColdAwayError
 from selfware_checkpointd.files import TEMPORARY_SUFFIX, Sync, sync_directory, write_all, write_aside, write_durably
 from selfware_checkpointd.manifest import checkpoint_id, encode_manifest
@@ -89,7 +90,7 @@ class Healer:
             return result
         try:
             mended = self._check_stub(pack, number)
-            copied = self._check_copy(pack, number) if with_cold else Result.RIGHT
+            copied = self._check_copy(pack, number, result) if with_cold else Result.RIGHT
         except FileNotFoundError:
             self.notes.append(f"the stub {pack.stub_path.name} is damaged, and the cold store does not have its pack")
             return Result.DAMAGED
@@ -104,7 +105,12 @@ class Healer:
         except FileNotFoundError:
             file = -1
         try:
-            seen = self._look(pack, number, file)
+            try:
+                seen = self._look(pack, number, file)
+            except OSError:  # a bad sector: the other copy can be written to a better place
+                if pack.stub is None:
+                    raise
+                seen = self._look(pack, number, -1)
             if seen.is_framed and not seen.good:
                 return Result.RIGHT
             if not self._is_current(pack, number):
@@ -163,7 +169,8 @@ class Healer:
             self.notes.append(f"{pack.path.name} is damaged: {_words(len(bad), seen)}, and nothing can mend it")
             return Result.DAMAGED
         frames: Callable[[Group], bytes] = lambda group: os.pread(file, group.stored_bytes, group.offset)  # noqa: E731
-        mended = mend(pack, number, manifest, frames, seen.good, self._find, self._box(pack, number))
+        find = self._with_copy_of(pack, seen)
+        mended = mend(pack, number, manifest, frames, seen.good, find, self._box(pack, number))
         result = Result.DAMAGED
         if mended.found or not seen.is_framed:
             temporary, _ = write_aside(pack.path, mended.pieces, self._sync)
@@ -173,6 +180,17 @@ class Healer:
             self.notes.append(f"{pack.path.name} is damaged: {len(mended.lost)} of its chunks are found nowhere else")
             return Result.DAMAGED
         return result
+
+    def _with_copy_of(self, pack: Pack, seen: Seen) -> Find:
+        """Finds what is damaged here in the pack's own copy, too, which is damaged somewhere else."""
+        there: dict[bytes, bytes | None] = {}
+        stub = pack.stub
+        for group in pack.groups:
+            if stub is not None and group.first in seen.good:
+                with suppress(FileNotFoundError, ColdAwayError):
+                    chunks = unpack_frame(self._reader.cold_frame(stub, group), group)
+                    there.update(zip(group.hashes, chunks, strict=True))
+        return lambda digest: there.get(digest) or self._find(digest)
 
     def _box(self, pack: Pack, number: int) -> Box | None:
         """What a pack's parts are sealed with, if they are: it stays so."""
@@ -194,16 +212,21 @@ class Healer:
             sync_directory(pack.path.parent)
             if mended is not None:
                 self._catalog.replace(number, replace(_with_groups(pack, mended.groups), size_bytes=size))
+            else:
+                self._catalog.came_back(pack, size)
             self._catalog.found_again(number, mended.lost if mended else frozenset())
         self.notes.append(f"{pack.path.name} was damaged and is healed, {what}")
         return Result.HEALED
 
-    def _check_copy(self, pack: Pack, number: int) -> Result:
+    def _check_copy(self, pack: Pack, number: int, here: Result) -> Result:
         stub = pack.stub
         assert stub is not None
         if self._tiers.copy_is_right(stub, 0.0) or not self._is_current(pack, number):
             return Result.RIGHT
         if pack.is_here:
+            if here is Result.DAMAGED:  # what is right of either is worth keeping
+                self.notes.append(f"the copy of {checkpoint_id(number)} in the cold store is damaged, too")
+                return here
             self._tiers.drop_copy(pack, number)
             return Result.HEALED
         return self._bring_back(pack, number)
@@ -219,7 +242,13 @@ class Healer:
                 return self._reader.cold_frame(stub, group)
             return b""
 
-        index = self._catalog.index_of(number)
+        with self._upkeep.lock:
+            if not self._is_current(pack, number):
+                return Result.RIGHT  # deleted meanwhile
+            index = self._catalog.index_of(number)
+        if index.manifest is None:
+            self.notes.append(f"{pack.path.name} is damaged in the cold store, and its stub is damaged here")
+            return Result.DAMAGED
         seen = Seen(index.manifest, False)
         for group in pack.groups:
             chunks = unpack_frame(frames(group), group)
@@ -227,8 +256,7 @@ class Healer:
                 seen.good[group.first] = chunks
         with self._upkeep.lock:
             self._catalog.forget([(number, index) for index in _bad(pack.groups, seen)])
-        assert seen.manifest is not None
-        mended = mend(pack, number, seen.manifest, frames, seen.good, self._find)
+        mended = mend(pack, number, index.manifest, frames, seen.good, self._find, self._box(pack, number))
         if mended.lost:
             said = f"{len(mended.lost)} of its chunks are found nowhere else"
             self.notes.append(f"{pack.path.name} is damaged in the cold store: {said}")
@@ -239,6 +267,7 @@ class Healer:
             if self._upkeep.is_held(number) or not self._is_current(pack, number):
                 temporary.unlink()
                 return Result.LATER
+            path = pack.path.with_suffix(LIVE if pack.is_live else CHUNKS_ONLY)  # it may be deleted meanwhile
             temporary.rename(path)
             sync_directory(path.parent)
             info = replace(pack.info, stored_bytes=size) if pack.info else None
@@ -258,14 +287,7 @@ class Healer:
         with suppress(OSError, ValueError):
             if coldstub.is_canonical(pack.stub_path.read_bytes(), stub, self._vault):
                 return Result.RIGHT
-        if pack.is_here and pack.groups:
-            file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                header, tail = ends_of(file)
-            finally:
-                os.close(file)
-        else:
-            header, tail = coldstub.ends_in_store(stub, self._reader.store_of(stub), self._vault)
+        header, tail = self._ends(pack, stub)
         with self._upkeep.lock:
             if not self._is_current(pack, number) or pack.stub is not stub:
                 return Result.RIGHT
@@ -274,6 +296,19 @@ class Healer:
                 self._catalog.add_stub(pack.path, number)
         self.notes.append(f"the stub {pack.stub_path.name} was damaged and is written anew")
         return Result.HEALED
+
+    def _ends(self, pack: Pack, stub: Stub) -> tuple[bytes, bytes]:
+        """The pack's ends, from here if they are right here."""
+        if pack.is_here:
+            with suppress(OSError, ValueError):
+                file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    header, tail = ends_of(file)
+                finally:
+                    os.close(file)
+                if coldstub.is_canonical(coldstub.encode(stub, header, tail), stub, self._vault):
+                    return header, tail
+        return coldstub.ends_in_store(stub, self._reader.store_of(stub), self._vault)
 
     def _is_current(self, pack: Pack, number: int) -> bool:
         with self._upkeep.lock:

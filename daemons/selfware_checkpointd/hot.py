@@ -98,10 +98,10 @@ class Hot:
             found.pins += 1
         return self.state(number)
 
-    def unpin(self, number: int) -> None:
-        """Whoever pinned it is done."""
+    def unpin(self, number: int, pinned: memoryview) -> None:
+        """Whoever pinned it is done. Other memory may hold this state by now: that has pins of its own."""
         found = self._states.get(number)
-        if found is not None:
+        if found is not None and found.room is pinned.obj:
             found.pins -= 1
 
     def forget(self, number: int) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from selfware_checkpointd.ahead import Ahead
 from selfware_checkpointd.bounds import Bounds
 from selfware_checkpointd.coldstore import ColdStore
-from selfware_checkpointd.errors import FormatVersionError, KeyMissingError, SessionCorruptError, SessionNotFoundError
+from selfware_checkpointd.errors import SessionNotFoundError
 from selfware_checkpointd.group_commit import GroupCommitter, Writers
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import CheckpointInfo, Level
@@ -36,7 +36,7 @@ from selfware_checkpointd.tiering import ColdPolicy
 from selfware_checkpointd.tiers import MOVE_BYTES
 from selfware_checkpointd.upkeep import TIGHTEN_BYTES
 from selfware_checkpointd.vault import NO_VAULT, Vault
-from selfware_common.errors import DiskFullError
+from selfware_common.errors import DiskFullError, SelfwareError
 from selfware_common.state.chunking import AVERAGE_BYTES
 from selfware_common.state.comparing import Span
 from selfware_common.state.scanning import Read
@@ -276,7 +276,7 @@ class Memory:
         for session_id in self.sessions.all():
             try:
                 session, journal = self.sessions.get(session_id), self.journal(session_id)
-            except (SessionNotFoundError, SessionCorruptError, FormatVersionError, KeyMissingError) as error:
+            except SelfwareError as error:
                 self.notes.append(error.sentence)
                 continue
             found.append(
@@ -297,18 +297,28 @@ class Memory:
         tiers, now = self.store.tiers, self._clock()
         with self._maintaining:
             pushed = ""
-            with suppress(DiskFullError):  # no room for a stub: what is copied already went, the rest is deleted
+            with suppress(SelfwareError):  # no room for a stub: what is copied already went, the rest is deleted
                 pushed = self._push_out(policy, now)
             retained = self.bounds.keep(policy, self.journal)  # early: it makes room, and the rest needs some
             self.notes.extend(self.bounds.taken_notes())
             sealed, rest = 0, list[str]()
-            try:
-                sealed = sum(journal.seal() for journal in list(self._journals.values()))
-                rest.append(self.store.tighten(most_bytes))
-                rest.append(tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
-                rest.append(self.store.scrub.turn(self.scrub_policy, now))
-            except DiskFullError as error:
-                rest.append(f"no more than that: {error.sentence}")
+            steps: list[Callable[[], int | str]] = [journal.seal for journal in list(self._journals.values())]
+            steps.append(lambda: self.store.tighten(most_bytes))
+            steps.append(lambda: tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
+            steps.append(lambda: self.store.scrub.turn(self.scrub_policy, now))
+            for step in steps:
+                try:
+                    done = step()
+                except DiskFullError as error:
+                    rest.append(f"no more than that: {error.sentence}")
+                    break
+                except SelfwareError as error:  # of one file: the others are looked after
+                    rest.append(f"some of it has to wait: {error.sentence}")
+                    continue
+                if isinstance(done, str):
+                    rest.append(done)
+                else:
+                    sealed += done
             self.notes += tiers.taken_notes() + self.store.scrub.taken_notes()
             said = [f"compressed {sealed} journal segments", pushed, retained, *rest]
             return ", ".join(one for one in said if one)

@@ -31,8 +31,9 @@ class PackReader:
 
     def frame(self, pack: Pack, group: Group, at_rest: bool = False) -> bytes:
         """The group's bytes as they are stored; OSError if its file cannot be read. ``at_rest``: not from memory."""
-        if not pack.is_here and pack.stub is not None:
-            return self.cold_frame(pack.stub, group, at_rest)
+        stub = pack.stub
+        if not pack.is_here and stub is not None:
+            return self.cold_frame(stub, group, at_rest)
         file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.pread(file, group.stored_bytes, group.offset)

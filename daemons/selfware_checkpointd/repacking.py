@@ -106,7 +106,7 @@ def repack(pack: Pack, number: int, alive: set[int], level: int, vault: Vault = 
             pieces += (head, frame)
             offset += len(head) + len(frame)
             raw += sum(lengths)
-    except ValueError:
+    except (OSError, ValueError):  # a bad sector keeps nobody from packing the others
         return None
     finally:
         os.close(file)

@@ -16,7 +16,7 @@ from selfware_checkpointd.errors import FormatVersionError, StorageError, TagsCo
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import NANOS, Checkpoint, Plan, Policy, plan, ruined
-from selfware_common.errors import DiskFullError
+from selfware_common.errors import DiskFullError, SelfwareError
 
 EVERYTHING = 1 << 62
 RECLAIM_BYTES = 256 * 1024 * 1024  # read at a time, before something is deleted instead
@@ -54,7 +54,8 @@ class Retention:
         except (TagsCorruptError, StorageError, FormatVersionError) as error:
             return f"deleted nothing: {error.sentence}"
         _, said = self._delete(replace(policy, max_size_bytes=EVERYTHING), now_unix_nanos, is_full=False)
-        more = self.make_room(policy, now_unix_nanos, excess)
+        # while the daemon stops nothing is packed any more: that is no reason to delete it instead
+        more = self.make_room(policy, now_unix_nanos, lambda: 0 if self._store.is_ending else excess())
         return f"{said}; {more}" if more else said
 
     def make_room(self, policy: Policy, now_unix_nanos: int, excess: Excess) -> str:
@@ -81,7 +82,7 @@ class Retention:
         number, until = self._intact.get(session_id, (0, 0))
         infos = self._store.checkpoints(session_id)
         if now_unix_nanos >= until or all(info.number != number for info in infos):
-            intact = (info.number for info in infos if self._store.verify(info.checkpoint_id).intact)
+            intact = (info.number for info in infos if self._is_intact(info))
             number = next(intact, 0)
             self._intact[session_id] = (number, now_unix_nanos + INTACT_NANOS)
         return number
@@ -92,12 +93,20 @@ class Retention:
         if now_unix_nanos < self._uncovered.get(session_id, 0):
             return 0
         larger = (info for info in self._store.checkpoints(session_id) if info.level > Level.MICRO)
-        intact = (info.sequence for info in larger if self._store.verify(info.checkpoint_id).intact)
+        intact = (info.sequence for info in larger if self._is_intact(info))
         two = list(islice(intact, 2))
         sequence = min(two) if len(two) == 2 else 0
         if sequence < wanted:
             self._uncovered[session_id] = now_unix_nanos + INTACT_NANOS
         return sequence
+
+    def _is_intact(self, info: CheckpointInfo) -> bool:
+        """One that cannot be read now, or is gone meanwhile, is not known to be: what is its own stays, and it holds up
+        nobody else's."""
+        try:
+            return self._store.verify(info.checkpoint_id).intact
+        except SelfwareError:
+            return False
 
     def _delete(self, policy: Policy, now: int, is_full: bool) -> tuple[Plan, str]:
         infos = self._store.checkpoints()

@@ -7,6 +7,7 @@ stands in for them. Owns the file ``scrub`` (``scrub_note``), written when a tur
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -102,7 +103,7 @@ class Scrub:
         for number in [number for number in sorted(sizes) if number >= note.next_pack]:
             if done >= due or read >= most_bytes or self._upkeep.is_ending:
                 break
-            result = self._healer.check(number, policy.with_cold)
+            result = self._check(number, policy.with_cold)
             results[result] += 1
             if result is Result.LATER:
                 break
@@ -119,6 +120,16 @@ class Scrub:
         self.notes += self._healer.notes
         self._healer.notes.clear()
         return _sentence(results)
+
+    def _check(self, number: int, with_cold: bool) -> Result:
+        """A pack that the disk does not give is told, and keeps nobody from reading the others."""
+        try:
+            return self._healer.check(number, with_cold)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.notes.append(f"{checkpoint_id(number)} cannot be read or healed: {error.strerror or error}")
+            return Result.DAMAGED
 
     def _begun(self, now: int, period: int) -> Note:
         """The pass that is under way; a new one when the last one's time is over, or the clock went back."""

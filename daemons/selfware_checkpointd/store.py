@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -215,7 +215,7 @@ class Store:
         finally:
             if hot is not None:
                 with self._lock:
-                    self._hot.unpin(info.number)
+                    self._hot.unpin(info.number, hot)
         with self._lock:
             plan = self._assembler.plan(info, at_rest)
             held = self._upkeep.hold(plan)
@@ -280,7 +280,10 @@ class Store:
 
     def verify_all(self, session_id: str = "") -> list[Verdict]:
         """Read and check every checkpoint, newest first."""
-        verdicts = [self.verify(info.checkpoint_id) for info in self.checkpoints(session_id)]
+        verdicts = list[Verdict]()
+        for info in self.checkpoints(session_id):
+            with suppress(CheckpointNotFoundError):  # deleted meanwhile
+                verdicts.append(self.verify(info.checkpoint_id))
         return sorted(verdicts + self.unreadable(session_id), key=lambda verdict: verdict.checkpoint_id, reverse=True)
 
     def tag(self, prefix: str, name: str) -> CheckpointInfo:
@@ -324,6 +327,11 @@ class Store:
     def tighten(self, most_bytes: int = TIGHTEN_BYTES, dead_share: float = DEAD_SHARE) -> str:
         """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
         return self._upkeep.tighten(most_bytes, dead_share)
+
+    @property
+    def is_ending(self) -> bool:
+        """Was upkeep told to end soon?"""
+        return self._upkeep.is_ending
 
     def hurry(self) -> None:
         """Let upkeep that is under way end soon; it goes on after the next start."""

@@ -13,6 +13,7 @@ names are the catalog's.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -87,11 +88,20 @@ class Tiers:
 
     def facts(self) -> dict[str, str]:
         """Numbers for `selfwarectl status`, if there is a cold store or was one. Takes no lock."""
-        stubs = [pack.stub for _, pack in self._catalog.all() if pack.stub is not None]
+        stubs = [stub for _, pack in self._catalog.all() if (stub := pack.stub) is not None]
         if self._cold is None and not stubs:
             return {}
         size = sum(stub.pack_bytes for stub in stubs)
         return {"cold_packs": str(len(stubs)), "cold_bytes": str(size), "cold_behind": str(self._due)}
+
+    def aside_bytes(self) -> int:
+        """What copies take here that are begun, or wait to be removed there: while the store is away they add up."""
+        total = 0
+        for ending in (MOVING, GONE):
+            for path in self._catalog.directory.glob("*" + ending):
+                with suppress(FileNotFoundError):
+                    total += path.stat().st_size
+        return total
 
     def taken_notes(self) -> list[str]:
         """The notes, once."""
@@ -153,7 +163,12 @@ class Tiers:
         for number in chosen.copy:
             if sent >= most_bytes or self._upkeep.is_ending:
                 break
-            bytes_sent, is_done = self._copy(cold, number, now, most_bytes - sent)
+            try:
+                bytes_sent, is_done = self._copy(cold, number, now, most_bytes - sent)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                continue  # a bad sector: the scrub tells of it, and the others go on
             sent, copied = sent + bytes_sent, copied + is_done
             self._due -= is_done
         freed += self._evict_all(decide().evict) if copied else 0
@@ -252,7 +267,14 @@ class Tiers:
             return self._catalog.evict(number)
 
     def drop_copy(self, pack: Pack, number: int) -> None:
-        """The copy there is not right; the one here is: forget the first, it is made anew."""
+        """The copy there is not right; the one here is: forget the first, it is made anew. If that one is not right
+        either, both stay: the scrub takes what is right of each."""
+        try:
+            is_right = _is_right(pack)
+        except OSError:
+            is_right = False
+        if not is_right:
+            return
         with self._upkeep.lock:
             if self._catalog.packs.get(number) is pack and pack.is_here:
                 self._catalog.drop_stub(number)
@@ -326,6 +348,14 @@ class Tiers:
                 if number > unreadable:
                     held.append(Held(number, size, pack.stub is not None, is_settled))
         return held, used
+
+
+def _is_right(pack: Pack) -> bool:
+    file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return all(chunk is not None for group in pack.groups for chunk in unpack_group(file, group))
+    finally:
+        os.close(file)
 
 
 def _holds(cold: ColdStore, name: str, digest: bytes) -> bool:

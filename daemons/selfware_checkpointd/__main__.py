@@ -98,10 +98,14 @@ class CheckpointDaemon(daemon.Daemon):
         waits. What the last one did, once; what stopped it is no reason to end: the next one tries again."""
         done = ""
         if self._upkeep is not None and self._upkeep.done():
-            try:
+            error = self._upkeep.exception()
+            if error is None:
                 done = self._upkeep.result()
-            except SelfwareError as error:
+            elif isinstance(error, SelfwareError):
                 done = f"upkeep has to wait: {error.sentence}"
+            else:  # a defect of ours must not take away what is kept, each minute anew
+                self.log.error("upkeep failed", exc_info=error)
+                done = f"upkeep failed ({type(error).__name__}: {error}); it is tried again, and all else goes on"
             self._upkeep = None
         if self._upkeep is None and time.monotonic() - self._maintained >= MAINTAIN_SECONDS:
             self._maintained = time.monotonic()

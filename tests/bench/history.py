@@ -14,8 +14,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from selfware_agent import fold, state
-from selfware_agent.__main__ import LEVELS
+from selfware_agent import checkpoint_schedule, fold, state
 from selfware_agent.checkpoint_schedule import Facts, Rules, Schedule
 from selfware_agent.memory import Memory as AgentMemory
 from selfware_checkpointd import config
@@ -33,6 +32,8 @@ from tests.bench.workload import corpus
 STEP_SECONDS = 5.0
 MAINTAIN_SECONDS = 60.0
 TASK = "long"
+LEVELS = (checkpoint_schedule.Level.MICRO, checkpoint_schedule.Level.TASK, checkpoint_schedule.Level.SESSION)
+"""Without the files of system checkpoints: the peers keep none."""
 Kind = tuple[str, dict[str, object]]
 
 
@@ -120,7 +121,7 @@ async def recover_seconds(base: Path, count: int, rounds: int) -> Recovered:
             daemon.process.send_signal(signal.SIGKILL)
         with Checkpointd(base) as daemon:
             channel = clients.channel(daemon.socket)
-            agent = AgentMemory(channel, daemon.bulk, "main")
+            agent = AgentMemory(channel, daemon.bulk, base / "spool", "main")
             with stopwatch(times["agent"]):
                 await agent.recover()
             assert agent.session.sequence == count, agent.recovered_in_words

@@ -259,6 +259,7 @@ def test_pause_holds_the_next_step_and_resume_lets_it_go() -> None:
 def test_a_second_agent_takes_over_the_session_and_the_first_one_stops_writing() -> None:
     async def work(home: Path, workspace: Path) -> None:
         async with Rig(home, QUICK) as rig:
+            await rig.tasks()  # it has opened its session
             opened = await rig.checkpoint.OpenSession(
                 checkpoint_pb2.OpenSessionRequest(session_id="main", writer_id="test"), timeout=20
             )

@@ -17,7 +17,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,7 +75,8 @@ class Tiers:
         """Push packs out until the store is no larger than this, before anything is deleted; one sentence."""
         if self._cold is None or self._size() <= limit_bytes:
             return ""
-        return self._carry_out(lambda: self._plan_for_room(limit_bytes), now_unix_nanos, EVERYTHING, False)
+        wanted = self._plan_for_room
+        return self._carry_out(lambda: wanted(limit_bytes), now_unix_nanos, EVERYTHING, False, is_for_room=True)
 
     def tier_of(self, number: int) -> tuple[str, int]:
         """Where a checkpoint's own pack lies ("warm", "warm and cold", "cold"), and its bytes in the cold store. Takes
@@ -124,13 +125,15 @@ class Tiers:
             self._read_back[stub.key, part] = now
         return True
 
-    def _carry_out(self, decide: Callable[[], Plan], now: int, most_bytes: int, is_asked_for: bool) -> str:
+    def _carry_out(
+        self, decide: Callable[[], Plan], now: int, most_bytes: int, is_asked_for: bool, is_for_room: bool = False
+    ) -> str:
         with self._moving:
             if self._cold is None or (time.monotonic() < self._not_before and not is_asked_for):
                 return self.behind
             try:
                 self._prepare(self._cold)
-                said = self._work(self._cold, decide, now, most_bytes)
+                said = self._work(self._cold, decide, now, most_bytes, is_for_room)
             except ColdAwayError as error:
                 self._failures += 1
                 wait = min(FIRST_WAIT_SECONDS * 2 ** (self._failures - 1), LONGEST_WAIT_SECONDS)
@@ -152,11 +155,11 @@ class Tiers:
             cold.prepare()
         self._is_prepared = True
 
-    def _work(self, cold: ColdStore, decide: Callable[[], Plan], now: int, most_bytes: int) -> str:
+    def _work(self, cold: ColdStore, decide: Callable[[], Plan], now: int, most_bytes: int, is_for_room: bool) -> str:
         self._drop_copies_elsewhere(cold)
-        removed = self._remove_gone(cold)
-        self._give_up_begun()
         chosen = decide()
+        self._give_up_begun(self._not_copied() if is_for_room else chosen.copy)
+        removed = self._remove_gone(cold)
         self._due = len(chosen.copy)
         copied = sent = 0
         freed = self._evict_all(chosen.evict)  # first: where the disk is full there is no room for stubs
@@ -166,7 +169,7 @@ class Tiers:
             try:
                 bytes_sent, is_done = self._copy(cold, number, now, most_bytes - sent)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno != errno.EIO:
                     raise
                 continue  # a bad sector: the scrub tells of it, and the others go on
             sent, copied = sent + bytes_sent, copied + is_done
@@ -308,10 +311,13 @@ class Tiers:
                 if pack.is_here and pack.stub is not None and pack.stub.place != cold.place:
                     self._catalog.drop_stub(number)
 
-    def _give_up_begun(self) -> None:
-        """Copies that were begun of packs that are gone, or copied otherwise."""
+    def _not_copied(self) -> set[int]:
         with self._upkeep.lock:
-            wanted = {number for number, pack in self._catalog.packs.items() if pack.is_here and pack.stub is None}
+            return {number for number, pack in self._catalog.packs.items() if pack.is_here and pack.stub is None}
+
+    def _give_up_begun(self, wanted: Collection[int]) -> None:
+        """Copies that were begun of packs that are gone, were copied otherwise, or are to stay here after all: what was
+        put there already would lie there for nothing."""
         for path in sorted(self._catalog.directory.glob("*" + MOVING)):
             digits = path.stem.removeprefix("ckpt-")
             if digits.isdecimal() and int(digits) not in wanted:

@@ -322,3 +322,23 @@ def test_most_of_the_moving_waits_for_the_next_turn(rig: Rig) -> None:
     assert MOVE_BYTES < ALL
     rig.store.tighten()
     assert "copied 1 packs" in rig.store.tiers.turn(BOTH, NOW + 3 * DAY, 1)
+
+
+def test_a_copy_that_was_begun_and_is_not_due_any_more_leaves_nothing_there(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(name: str, data: bytes) -> None:
+        half = rig.cold_path / f"{name}.tmp"
+        half.parent.mkdir()
+        half.write_bytes(data[:100])
+        raise ColdAwayError(place=rig.cold.place, reason="it died")
+
+    with monkeypatch.context() as context:
+        context.setattr(rig.cold, "put", breaks_off)
+        rig.turn(3)
+    assert [path for path in rig.warm_path.glob("*.moving")] and rig.objects() != {"selfware-cold-store"}
+    rig.open()
+    rig.turn(3, ColdPolicy(after_seconds=365 * 86_400, keep_local_bytes=0))
+    assert not list(rig.warm_path.glob("*.moving")) and not list(rig.warm_path.glob("*.gone"))
+    assert not list(rig.cold_path.rglob("*.tmp"))
+    rig.check()

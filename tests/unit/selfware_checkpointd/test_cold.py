@@ -336,7 +336,7 @@ def test_a_copy_that_was_begun_and_is_not_due_any_more_leaves_nothing_there(
     with monkeypatch.context() as context:
         context.setattr(rig.cold, "put", breaks_off)
         rig.turn(3)
-    assert [path for path in rig.warm_path.glob("*.moving")] and rig.objects() != {"selfware-cold-store"}
+    assert list(rig.warm_path.glob("*.moving")) and rig.objects() != {"selfware-cold-store"}
     rig.open()
     rig.turn(3, ColdPolicy(after_seconds=365 * 86_400, keep_local_bytes=0))
     assert not list(rig.warm_path.glob("*.moving")) and not list(rig.warm_path.glob("*.gone"))

@@ -295,8 +295,7 @@ class Store:
 
     def names(self) -> dict[int, list[str]]:
         """The tags of each checkpoint that has any, by its number; none while they cannot be read."""
-        with self._lock:
-            return self.tags.names()
+        return self.tags.names()  # without the lock: the event loop asks, and a save may hold it for long
 
     def untag(self, name: str) -> int:
         """Take the name away; the number of the checkpoint that had it. Durable on return. Raises TagNotFoundError."""

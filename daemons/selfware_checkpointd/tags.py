@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -96,9 +95,8 @@ class Tags:
     def names(self) -> dict[int, list[str]]:
         """The names of each checkpoint that has any, by its number; none while they cannot be read."""
         found: dict[int, list[str]] = {}
-        with suppress(TagsCorruptError, StorageError, FormatVersionError):
-            for name, number in sorted(self.all().items()):
-                found.setdefault(number, []).append(name)
+        for name, number in sorted((self._tags or {}).items()):  # it is replaced as a whole, so no lock is needed
+            found.setdefault(number, []).append(name)
         return found
 
     def tagged(self) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,28 @@ def test_tags_of_a_newer_selfware_are_not_guessed_at(tmp_path: Path) -> None:
     with pytest.raises(FormatVersionError, match="version 2"):
         Tags(tmp_path)
     assert decode_tags(b"") is None
+
+
+def test_names_are_told_while_a_save_holds_the_store(tmp_path: Path) -> None:
+    """The event loop asks for them with every list."""
+    store = Store(tmp_path)
+    info = store.save("s", Level.SESSION, 1, b"x" * 1000, "", 1)
+    store.tag(info.checkpoint_id, "kept")
+    held, done = threading.Event(), threading.Event()
+
+    def save() -> None:
+        with store._lock:
+            held.set()
+            done.wait(10)
+
+    saving = threading.Thread(target=save)
+    saving.start()
+    held.wait(10)
+    asking = threading.Thread(target=store.names, daemon=True)
+    asking.start()
+    asking.join(5)
+    is_told = not asking.is_alive()
+    done.set()
+    saving.join()
+    assert is_told
+    assert store.names() == {info.number: ["kept"]}

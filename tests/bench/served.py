@@ -78,5 +78,6 @@ class Checkpointd:
 
 
 def tree_bytes(root: Path) -> int:
-    """The lengths of all files below a directory."""
-    return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())
+    """The lengths of all files below a directory, but for the reserve: that is room for a last checkpoint on a full
+    disk (up to 64 MiB, whatever is stored), and nothing that was stored."""
+    return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file() and path.name != "reserve")

@@ -222,14 +222,17 @@ class Catalog:
             pack = self.packs[number]
             if pack.info is not None:
                 self._said.pop(_saying(pack.info), None)
-            stub_path, was_here = pack.stub_path, pack.is_here
+            was_here, live_stub = pack.is_here, self.path_of(number).with_suffix(COLD)
             if was_here:
                 retired = pack.path.with_suffix(CHUNKS_ONLY)
                 pack.path.rename(retired)
                 pack.path = retired
             if pack.stub is not None:
-                stub_path.rename(stub_path.with_suffix(COLD_CHUNKS))
-                pack.path = pack.path if was_here else stub_path.with_suffix(COLD_CHUNKS)
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # it has its new name already: the last try failed between the two
+                    live_stub.rename(live_stub.with_suffix(COLD_CHUNKS))
+                pack.path = pack.path if was_here else live_stub.with_suffix(COLD_CHUNKS)
             pack.info = None
             self.uses.leave(number)
         sync_directory(self.directory)

@@ -20,6 +20,7 @@ from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.tiering import NANOS, ColdPolicy
 from selfware_checkpointd.tiers import MOVE_BYTES
 from selfware_checkpointd.vault import NO_VAULT
+from selfware_common.errors import SelfwareError
 from tests.unit.selfware_checkpointd.helpers import flip, keep_newest, state
 
 DAY = 86_400 * NANOS
@@ -341,4 +342,26 @@ def test_a_copy_that_was_begun_and_is_not_due_any_more_leaves_nothing_there(
     rig.turn(3, ColdPolicy(after_seconds=365 * 86_400, keep_local_bytes=0))
     assert not list(rig.warm_path.glob("*.moving")) and not list(rig.warm_path.glob("*.gone"))
     assert not list(rig.cold_path.rglob("*.tmp"))
+    rig.check()
+
+
+def test_a_delete_that_failed_between_a_pack_and_its_stub_can_be_repeated(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.turn(3, BOTH)
+    rename = Path.rename
+
+    def fails_for_stubs(path: Path, target: Path) -> Path:
+        if path.suffix == ".cold":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "rename", fails_for_stubs)
+        with pytest.raises(SelfwareError):
+            rig.store.delete([1])
+    assert rig.store.delete([1]).startswith("deleted 1 checkpoints")
+    del rig.saved["ckpt-00000001"]
+    rig.check()
+    rig.open()
     rig.check()

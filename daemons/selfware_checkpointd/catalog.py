@@ -24,7 +24,7 @@ from selfware_checkpointd import coldstub
 from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.coldstub import COLD, COLD_CHUNKS, GONE, Stub
-from selfware_checkpointd.files import remove_leftovers, sync_directory, sync_file
+from selfware_checkpointd.files import by_number, remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
 from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index
 from selfware_checkpointd.thinning import Ruin
@@ -93,7 +93,7 @@ class Catalog:
         self._highest = 0
         self._said: dict[tuple[str, Level, int, bytes], int] = {}
         remove_leftovers(directory)
-        files, stubs = _by_number(directory, (LIVE, CHUNKS_ONLY)), _by_number(directory, (COLD, COLD_CHUNKS))
+        files, stubs = by_number(directory, (LIVE, CHUNKS_ONLY)), by_number(directory, (COLD, COLD_CHUNKS))
         for number in sorted({*files, *stubs}):
             is_last = number == max({*files, *stubs}) and number not in stubs
             if number not in files:
@@ -392,12 +392,3 @@ class Catalog:
 
 def _saying(info: CheckpointInfo) -> tuple[str, Level, int, bytes]:
     return (info.session_id, info.level, info.sequence, info.state_hash)
-
-
-def _by_number(directory: Path, suffixes: Sequence[str]) -> dict[int, Path]:
-    found = {}
-    for path in directory.glob("ckpt-*"):
-        digits = path.stem.removeprefix("ckpt-")
-        if path.suffix in suffixes and digits.isdecimal():
-            found[int(digits)] = path
-    return found

@@ -106,3 +106,13 @@ def remove_leftovers(directory: Path) -> None:
     for leftover in directory.glob("*" + TEMPORARY_SUFFIX):
         leftover.unlink(missing_ok=True)
     sync_directory(directory)
+
+
+def by_number(directory: Path, suffixes: Sequence[str]) -> dict[int, Path]:
+    """The files of checkpoints (``ckpt-<number>``) with one of these endings."""
+    found = {}
+    for path in directory.glob("ckpt-*"):
+        digits = path.stem.removeprefix("ckpt-")
+        if path.suffix in suffixes and digits.isdecimal():
+            found[int(digits)] = path
+    return found

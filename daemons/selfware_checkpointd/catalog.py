@@ -251,9 +251,9 @@ class Catalog:
         if pack.stub is not None:
             size = pack.stub_path.stat().st_size
             pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
-            sync_directory(self.directory)
             pack.stub = None
             self._grow(pack, -size)
+            sync_directory(self.directory)
 
     def evict(self, number: int) -> int:
         """Only the copy in the cold store stays; the bytes freed here."""
@@ -263,11 +263,11 @@ class Catalog:
         freed = pack.path.stat().st_size
         stub_path = pack.stub_path
         pack.path.unlink()
-        sync_directory(self.directory)
-        pack.path = stub_path
+        pack.path = stub_path  # whether or not the sync is to fail: it is gone
         self._grow(pack, -freed)
         if pack.info is not None:
             pack.info = replace(pack.info, stored_bytes=0)  # deleting it would free nothing here
+        sync_directory(self.directory)
         return freed
 
     def came_back(self, pack: Pack, size: int) -> None:

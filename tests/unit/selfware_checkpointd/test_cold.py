@@ -365,3 +365,19 @@ def test_a_delete_that_failed_between_a_pack_and_its_stub_can_be_repeated(
     rig.check()
     rig.open()
     rig.check()
+
+
+def test_a_pack_that_went_while_the_sync_failed_is_known_to_be_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.turn(3, BOTH)
+
+    def fails(_directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as context:
+        context.setattr("selfware_checkpointd.catalog.sync_directory", fails)
+        with pytest.raises(OSError):
+            rig.store._catalog.evict(1)
+    rig.check()
+    assert rig.store.delete([1]).startswith("deleted 1 checkpoints")
+    del rig.saved["ckpt-00000001"]
+    rig.check()

@@ -5,7 +5,6 @@ Changes nothing. A system checkpoint can be as large as its workspaces, so it is
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -13,7 +12,7 @@ from typing import BinaryIO, cast
 from selfware_agent import state
 from selfware_agent.errors import CheckpointRefusedError, ForeignCheckpointError, StateUnreadableError
 from selfware_common.state.saving import Checkpoint, SavingError, get_file
-from selfware_common.state.sections import MAGIC, SESSION, SystemStateError, read_sections
+from selfware_common.state.sections import SystemStateError, session_part
 
 
 def read(bulk: Path, spool: Path, checkpoint_id: str, session_id: str) -> tuple[Checkpoint, state.Session]:
@@ -38,18 +37,6 @@ def read(bulk: Path, spool: Path, checkpoint_id: str, session_id: str) -> tuple[
 def decoded(session_id: str, file: BinaryIO) -> state.Session:
     """The session in a checkpoint's state. Raises StateUnreadableError."""
     try:
-        return state.decode(_own_part(file))
+        return state.decode(session_part(file, "the checkpoint"))
     except (ValueError, KeyError, TypeError, SystemStateError) as error:
         raise StateUnreadableError(session_id=session_id, problem=f"bad checkpoint state: {error}") from error
-
-
-def _own_part(file: BinaryIO) -> bytes:
-    """Of a system checkpoint the session's section; else everything."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - len(MAGIC)))
-    if file.read(len(MAGIC)) != MAGIC:
-        file.seek(0)
-        return file.read()
-    (own,) = [one for one in read_sections(file, "the checkpoint") if one.kind == SESSION]
-    file.seek(own.offset)
-    return file.read(own.length)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from selfware_common import paths
 from selfware_common.state.saving import SavingError, get_file
-from selfware_common.state.sections import MAGIC, SESSION, WORKSPACE, Section, SectionFile, read_sections
+from selfware_common.state.sections import WORKSPACE, Section, SectionFile, sections_of, session_part
 from selfware_common.state.wire import BULK_SOCKET
 from selfwarectl import output, reach
 
@@ -52,7 +52,7 @@ def opened(checkpoint_id: str) -> Iterator[BinaryIO]:
 def session_in(file: BinaryIO, checkpoint_id: str) -> dict[str, Any]:
     """What the agent knew, as plain values; FailedError if it is not an agent's state."""
     try:
-        data = _own_part(file, checkpoint_id)
+        data = session_part(file, checkpoint_id)
         session = json.loads(data)
         return {"sequence": int(session["sequence"]), "tasks": dict(session["tasks"])}
     except (ValueError, KeyError, TypeError):
@@ -67,13 +67,6 @@ def streams_in(file: BinaryIO) -> dict[str, dict[str, Any]]:
         return {str(name): {"tokens": int(one["tokens"]), "text": str(one["text"])} for name, one in found.items()}
     except (ValueError, AttributeError, KeyError, TypeError):
         return {}
-
-
-def sections_in(file: BinaryIO, checkpoint_id: str) -> list[Section]:
-    """Its workspaces; none if it was saved without files."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - len(MAGIC)))
-    return read_sections(file, checkpoint_id) if file.read(len(MAGIC)) == MAGIC else []
 
 
 def tasks_between(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -121,15 +114,9 @@ def show(found: dict[str, Any], show_all: bool) -> None:
         output.say("the files are the same")
 
 
-def _own_part(file: BinaryIO, checkpoint_id: str) -> bytes:
-    own = [one for one in sections_in(file, checkpoint_id) if one.kind == SESSION]
-    file.seek(own[0].offset if own else 0)
-    return file.read(own[0].length if own else -1)
-
-
 def _files(before: BinaryIO, after: BinaryIO, before_id: str, after_id: str) -> tuple[dict[str, Any], str]:
-    old = {one.name: one for one in sections_in(before, before_id) if one.kind == WORKSPACE}
-    new = {one.name: one for one in sections_in(after, after_id) if one.kind == WORKSPACE}
+    old = {one.name: one for one in sections_of(before, before_id) if one.kind == WORKSPACE}
+    new = {one.name: one for one in sections_of(after, after_id) if one.kind == WORKSPACE}
     without = [name for name, has in ((before_id, old), (after_id, new)) if not has]
     if without:
         holds = "holds" if len(without) == 1 else "hold"

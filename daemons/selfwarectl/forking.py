@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfware_common.errors import SelfwareError, UnreachableError, UsageError
-from selfware_common.state.sections import WORKSPACE
+from selfware_common.state.sections import WORKSPACE, sections_of
 from selfwarectl import checkpoints, differences, output, reach, restoring
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _free_name(session_id: str) -> str:
 def _directories(checkpoint_id: str, name: str, parent: Path | None) -> dict[str, str]:
     """Workspace: where its copy goes."""
     with differences.opened(checkpoint_id) as file:
-        sections = differences.sections_in(file, checkpoint_id)
+        sections = sections_of(file, checkpoint_id)
     into = {}
     for section in sections:
         if section.kind == WORKSPACE:

@@ -93,6 +93,20 @@ def read_sections(file: BinaryIO, what: str) -> list[Section]:
     return sections
 
 
+def sections_of(file: BinaryIO, what: str) -> list[Section]:
+    """The same for any state: one that was saved without files has no sections."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - len(MAGIC)))
+    return read_sections(file, what) if file.read(len(MAGIC)) == MAGIC else []
+
+
+def session_part(file: BinaryIO, what: str) -> bytes:
+    """What the agent folded, in any state: the session's section, or all of one that was saved without files."""
+    own = [one for one in sections_of(file, what) if one.kind == SESSION]
+    file.seek(own[0].offset if own else 0)
+    return file.read(own[0].length if own else -1)
+
+
 def _check(sections: list[Section], size: int) -> None:
     at = 0
     for one in sections:

@@ -8,6 +8,7 @@ which must not move or remove one meanwhile (the store sees to it).
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +24,8 @@ from selfware_checkpointd.packs import Group, raw_of
 from selfware_common.state.comparing import root_of
 
 READING_THREADS = 2
-GROUPS_AHEAD = 4
+BATCH_BYTES = 1024 * 1024  # of groups that one thread reads at a time: to hand over a small one costs a third of it
+BATCHES_AHEAD = 4
 
 Key = tuple[int, int]
 """Pack, first chunk of a group."""
@@ -84,18 +86,17 @@ class Assembler:
     def pieces(self, plan: Plan, other_copy: OtherCopy) -> Iterator[memoryview]:
         """The state in order, checked. CheckpointCorruptError in the middle if a chunk is not what its hash says and
         there is no other copy; ``plan.damaged`` names those that were not."""
-        coming = iter(plan.groups)
-        ready: dict[Key, Future[Unpacked]] = {}
+        coming = _batches(plan)
+        flying: deque[Future[dict[Key, Unpacked]]] = deque()
+        ready: dict[Key, Unpacked] = {}
         uses = {key: len(ranges) for key, ranges in plan.wanted.items()}
-        for _ in range(GROUPS_AHEAD):
-            self._fetch(plan, next(coming, None), ready)
         whole = None if plan.is_rooted else blake3()
-        seen: set[Key] = set()
         for part in plan.parts:
-            if part.key not in seen:
-                seen.add(part.key)
-                self._fetch(plan, next(coming, None), ready)
-            raw, starts, bad = ready[part.key].result()
+            while part.key not in ready:
+                while len(flying) < BATCHES_AHEAD and (batch := next(coming, None)) is not None:
+                    flying.append(self._threads.submit(self._read_all, plan, batch))
+                ready |= flying.popleft().result()
+            raw, starts, bad = ready[part.key]
             if bad:  # all of them at once: the next save must build on none, though reading ends at the first
                 plan.damaged += [(part.key[0], part.key[1] + number) for number in sorted(bad)]
             uses[part.key] -= 1
@@ -133,10 +134,8 @@ class Assembler:
             index = group.first + stop
         return size
 
-    def _fetch(self, plan: Plan, key: Key | None, ready: dict[Key, Future[Unpacked]]) -> None:
-        if key is not None:
-            pack, group = plan.groups[key]
-            ready[key] = self._threads.submit(self._read, pack, group, plan.wanted[key], plan.at_rest)
+    def _read_all(self, plan: Plan, batch: list[Key]) -> dict[Key, Unpacked]:
+        return {key: self._read(*plan.groups[key], plan.wanted[key], plan.at_rest) for key in batch}
 
     def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]], at_rest: bool) -> Unpacked:
         """From here; from its copy in the cold store if what is here is not right."""
@@ -165,6 +164,19 @@ class Assembler:
             problem = f"chunk {group.hashes[at].hex()[:16]} in {where} does not match its hash"
             raise _damaged(plan.info, problem)
         return memoryview(chunk)
+
+
+def _batches(plan: Plan) -> Iterator[list[Key]]:
+    """All groups in the order in which they are used first."""
+    batch, size = list[Key](), 0
+    for key, (_, group) in plan.groups.items():
+        batch.append(key)
+        size += sum(group.lengths)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]], hashing: threading.Lock) -> Unpacked:

@@ -87,12 +87,13 @@ def compared(chunker: Chunker, old: bytearray, before: Cut, filling: Filling, ah
     early. What is new at its end is given to ``ahead`` first."""
     state, room = filling.state, filling.room
     filling.begin(min(len(state), looked_at_from(before)))
-    same = same_in_memory(old, state, before, filling.need)
-    tail = tail_of(chunker, old, state, room.find, before, same)
+    size = len(state)
+    tail = tail_of(chunker, old, state, room.find, before, same_in_memory(old, room, size, before))  # that is there
     if tail is not None:
         starts = tail.cut.starts
         new = [n for first, count in places(tail.spans) for n in range(first, first + count)]
         ahead.add([(tail.cut.digests[n], state[starts[n] : starts[n + 1]]) for n in new])
+    same = same_in_memory(old, room, size, before, filling.need)
     cut, spans = compare(chunker, state, before, same, tail=tail, need=filling.need)
     at = 0
     for span in spans:

@@ -28,7 +28,9 @@ from selfware_common.errors import SelfwareError
 
 MAX_SUBMISSIONS = 1024
 MAX_BYTES_IN_LOOP = 256 * 1024
-MAX_IN_LOOP = 16  # callers: while more are written, the loop has work to do for the others
+MAX_IN_LOOP = (
+    128  # callers of one journal: it keeps the loop for as long as a quick disk takes, and two threads from waking
+)
 QUICK_SECONDS = 0.001
 THREADS = 4
 

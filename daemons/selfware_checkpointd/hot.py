@@ -58,10 +58,11 @@ class Hot:
         if not self._suits(room, size):
             room = bytearray()  # first, so that not both are there at once
             while self._states and self._bytes() + wanted > self._budget:
-                old = self._states.pop(self._least_wanted(kind))
-                if isinstance(old.room, bytearray) and not old.pins and self._suits(old.room, size):
+                old: State | None = self._states.pop(self._least_wanted(kind))
+                if old and isinstance(old.room, bytearray) and not old.pins and self._suits(old.room, size):
                     room = old.room
                     break
+                old = None  # now: new memory is written to as it is made
             room = room or bytearray(wanted)
         self._lent_bytes = len(room)
         return room

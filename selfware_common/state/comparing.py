@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from selfware_common.state.chunking import MAX_BYTES, Chunker
+from selfware_common.state.sameness import Sameness
 from selfware_common.state.tail import Find, Tail, begin_of_tail
 
 State = bytes | bytearray | memoryview
@@ -159,19 +160,22 @@ def tail_of(
     return Tail(*begin, cut, spans)
 
 
-def same_in_memory(old: bytes | bytearray, new: memoryview, before: Cut, need: Need | None = None) -> Same:
-    """The answer for ``compare`` where both states are at hand: memory is compared in strides that double."""
-    starts = before.starts
+def same_in_memory(
+    old: bytes | bytearray, new: bytes | bytearray, size: int, before: Cut, need: Need | None = None
+) -> Same:
+    """The answer for ``compare`` where both states are at hand, the new one as the first so many bytes: memory is
+    compared in strides that double."""
+    starts, sameness = before.starts, Sameness(old, new)
 
     def same(at: int, number: int, most: int) -> int:
         count, stride = 0, 1
         while stride and count < most:
             stride = min(stride, most - count)
-            begin, end = starts[number + count], starts[number + count + stride]
+            begin, length = starts[number + count], starts[number + count + stride] - starts[number + count]
             place = at + begin - starts[number]
             if need is not None:
-                need(place + end - begin)
-            if place + end - begin <= len(new) and old.startswith(new[place : place + end - begin], begin):
+                need(place + length)
+            if place + length <= size and sameness.of(begin, place, length):
                 count += stride
                 stride = min(2 * stride, LONGEST_STRIDE)
             else:
@@ -204,7 +208,7 @@ class Comparer:
         """The cut of this state, and what of it stood in the one before. early: is told of its end first, which is
         right if it ``is_joined`` when this returns."""
         view = memoryview(state)
-        same = same_in_memory(self._state, view, self.before)
+        same = same_in_memory(self._state, state, len(state), self.before)
         tail = None
         if early is not None:
             tail = tail_of(self._chunker, self._state, view, state.find, self.before, same)

@@ -34,3 +34,4 @@ def main(verb: str, path: str, name: str, *words: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[2:])
+    os._exit(0)  # as the installed ones do: to take the interpreter down takes 2 ms

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 
+from selfware_checkpointd import hot
 from selfware_checkpointd.errors import CheckpointCorruptError
 from selfware_checkpointd.hot import MOST_OF_A_KIND, Hot
 from selfware_checkpointd.manifest import Level
@@ -96,3 +98,29 @@ def test_a_state_is_deleted_from_memory_too(tmp_path: Path) -> None:
     put(store, state(2), 2)
     store.delete([1])
     assert store._hot.pin(1) is None
+
+
+def test_memory_for_a_larger_state_is_not_made_while_what_makes_room_for_it_is_still_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """New memory is written to as it is made, so both would count."""
+    made: WeakSet[Noted] = WeakSet()
+    together: list[int] = []
+
+    class Noted(bytearray):
+        def __init__(self, size: int = 0) -> None:
+            together.append(size + sum(len(one) for one in made))
+            super().__init__(size)
+            made.add(self)
+
+        def __hash__(self) -> int:
+            return id(self)
+
+    monkeypatch.setattr(hot, "bytearray", Noted, raising=False)
+    kept = Hot(100_000)
+    for number, size in enumerate((20_000, 22_000, 24_000, 28_000, 35_000)):
+        room = kept.room(size, KIND)
+        assert room is not None
+        kept.put(KIND, number, room, size)
+        del room
+    assert max(together) <= 100_000

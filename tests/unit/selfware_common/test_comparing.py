@@ -136,5 +136,5 @@ def test_bytes_are_asked_for_before_they_are_looked_at() -> None:
         room[there:end], there = new[there:end], end
 
     view = memoryview(room)
-    cut, _ = compare(Chunker(), view, before, same_in_memory(old, view, before, need), need=need)
+    cut, _ = compare(Chunker(), view, before, same_in_memory(old, room, len(room), before, need), need=need)
     assert list(zip(cut.digests, [b - a for a, b in pairwise(cut.starts)], strict=True)) == scanned(new)

@@ -24,8 +24,8 @@ from selfware_checkpointd.packs import Group, raw_of
 from selfware_common.state.comparing import root_of
 
 READING_THREADS = 2
-BATCH_BYTES = 1024 * 1024  # of groups that one thread reads at a time: to hand over a small one costs a third of it
-BATCHES_AHEAD = 4
+BATCH_BYTES = 512 * 1024  # of groups that one thread reads at a time: to hand over a small one costs a third of it
+AHEAD_BYTES = 10 * 1024 * 1024  # are read before they are taken: two groups of the largest size, one for each thread
 
 Key = tuple[int, int]
 """Pack, first chunk of a group."""
@@ -87,15 +87,15 @@ class Assembler:
         """The state in order, checked. CheckpointCorruptError in the middle if a chunk is not what its hash says and
         there is no other copy; ``plan.damaged`` names those that were not."""
         coming = _batches(plan)
-        flying: deque[Future[dict[Key, Unpacked]]] = deque()
+        flying: deque[tuple[int, Future[dict[Key, Unpacked]]]] = deque()
         ready: dict[Key, Unpacked] = {}
         uses = {key: len(ranges) for key, ranges in plan.wanted.items()}
         whole = None if plan.is_rooted else blake3()
         for part in plan.parts:
             while part.key not in ready:
-                while len(flying) < BATCHES_AHEAD and (batch := next(coming, None)) is not None:
-                    flying.append(self._threads.submit(self._read_all, plan, batch))
-                ready |= flying.popleft().result()
+                while sum(size for size, _ in flying) < AHEAD_BYTES and (batch := next(coming, None)) is not None:
+                    flying.append((batch[0], self._threads.submit(self._read_all, plan, batch[1])))
+                ready |= flying.popleft()[1].result()
             raw, starts, bad = ready[part.key]
             if bad:  # all of them at once: the next save must build on none, though reading ends at the first
                 plan.damaged += [(part.key[0], part.key[1] + number) for number in sorted(bad)]
@@ -166,17 +166,17 @@ class Assembler:
         return memoryview(chunk)
 
 
-def _batches(plan: Plan) -> Iterator[list[Key]]:
-    """All groups in the order in which they are used first."""
+def _batches(plan: Plan) -> Iterator[tuple[int, list[Key]]]:
+    """All groups in the order in which they are used first, with the bytes of each batch."""
     batch, size = list[Key](), 0
     for key, (_, group) in plan.groups.items():
         batch.append(key)
         size += sum(group.lengths)
         if size >= BATCH_BYTES:
-            yield batch
+            yield size, batch
             batch, size = [], 0
     if batch:
-        yield batch
+        yield size, batch
 
 
 def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]], hashing: threading.Lock) -> Unpacked:

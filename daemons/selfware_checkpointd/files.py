@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -15,7 +15,7 @@ TEMPORARY_SUFFIX = ".tmp"
 Sync = Callable[[int], None]
 
 
-def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> int:
+def write_all(file: int, pieces: Iterable[bytes | memoryview]) -> int:
     """Write every byte of every piece; a short write is followed by another, so ENOSPC shows itself."""
     total = 0
     for piece in pieces:
@@ -80,7 +80,7 @@ def write_durably(
     return size
 
 
-def write_aside(path: Path, pieces: Sequence[bytes | memoryview], sync: Sync) -> tuple[Path, int]:
+def write_aside(path: Path, pieces: Iterable[bytes | memoryview], sync: Sync) -> tuple[Path, int]:
     """The first half of it: a whole file under a temporary name, ready to be renamed, and its size."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import zstandard
 
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.chunk_uses import ChunkUses
 from selfware_checkpointd.pack_boxes import box_name
-from selfware_checkpointd.packing import compressor
 from selfware_checkpointd.packs import (
     Group,
     encode_end,
@@ -37,19 +36,62 @@ DEAD_SHARE = 0.5  # a pack of which less is dead is not worth writing again
 Chunk = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Repacked:
-    """A pack's new bytes."""
+class UnreadablePackError(Exception):
+    """A pack has damage in it, or cannot be read now: it stays as it is."""
 
-    pieces: list[bytes]
-    groups: list[Group]
-    raw_bytes: int
-    key_id: bytes | None = None
+
+class Repacking:
+    """A pack's new bytes, made as they are asked for: a large pack is never in memory as a whole.
+
+    A living checkpoint keeps all of its chunks: they are what the next save of the same bytes finds.
+    """
+
+    def __init__(self, pack: Pack, number: int, alive: set[int], level: int, vault: Vault = NO_VAULT) -> None:
+        self._pack = pack
+        self._number = number
+        self._wanted = None if pack.is_live else alive
+        # its own, and not the thread's: it takes some 20 MB, and is wanted once a minute
+        self._tight = zstandard.ZstdCompressor(level=level, write_checksum=False)
+        self._vault = vault
+        self.groups: list[Group] = []
+        self.raw_bytes = 0
+        self.key_id: bytes | None = None
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, once; then what is said of it here is complete. Raises UnreadablePackError in the middle."""
+        try:
+            file = os.open(self._pack.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield from self._pieces(file)
+            finally:
+                os.close(file)
+        except (OSError, ValueError) as error:  # a bad sector keeps nobody from packing the others
+            raise UnreadablePackError from error
 
     def holds(self, alive: Iterable[int]) -> bool:
         """Is everything in it that is used?"""
         kept = {index for group in self.groups for index in range(group.first, group.first + len(group.hashes))}
         return kept.issuperset(alive)
+
+    def _pieces(self, file: int) -> Iterator[bytes]:
+        index = read_index(file, self._number, self._vault)
+        if index.manifest is None:
+            raise ValueError("its manifest is damaged")
+        box = self._vault.sealing(box_name(self._number)) or index.box
+        self.key_id = box.key_id if box else None
+        header = encode_header(self._number, self._pack.session_id, self._pack.version, box)
+        yield header
+        heads, offset = list[bytes](), len(header)
+        for first, chunks in _neighbours(file, self._pack, self._wanted):
+            head, frame = encode_group(chunks, first, self._tight, box)
+            hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
+            self.groups.append(Group(offset + len(head), len(frame), first, hashes, lengths, box))
+            heads.append(head)
+            yield head
+            yield frame
+            offset += len(head) + len(frame)
+            self.raw_bytes += sum(lengths)
+        yield encode_end(header, heads, zstandard.compress(index.manifest, 3), offset, box)
 
 
 def worth_repacking(
@@ -81,40 +123,7 @@ def is_loose(pack: Pack) -> bool:
     return False
 
 
-def repack(pack: Pack, number: int, alive: set[int], level: int, vault: Vault = NO_VAULT) -> Repacked | None:
-    """The pack's bytes, packed tight; None if it is damaged. A living checkpoint keeps all of its chunks: they are
-    what the next save of the same bytes finds."""
-    wanted = None if pack.is_live else alive
-    tight = compressor(level)
-    try:
-        file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        index = read_index(file, number, vault)
-        if index.manifest is None:
-            return None
-        box = vault.sealing(box_name(number)) or index.box
-        header = encode_header(number, pack.session_id, pack.version, box)
-        pieces, groups, heads = [header], list[Group](), list[bytes]()
-        offset, raw = len(header), 0
-        for first, chunks in _neighbours(file, pack, wanted):
-            head, frame = encode_group(chunks, first, tight, box)
-            hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
-            groups.append(Group(offset + len(head), len(frame), first, hashes, lengths, box))
-            heads.append(head)
-            pieces += (head, frame)
-            offset += len(head) + len(frame)
-            raw += sum(lengths)
-    except (OSError, ValueError):  # a bad sector keeps nobody from packing the others
-        return None
-    finally:
-        os.close(file)
-    pieces.append(encode_end(header, heads, zstandard.compress(index.manifest, 3), offset, box))
-    return Repacked(pieces, groups, raw, box.key_id if box else None)
-
-
-def place(pack: Pack, repacked: Repacked, size: int) -> Pack:
+def place(pack: Pack, repacked: Repacking, size: int) -> Pack:
     """The catalog's entry for the new file."""
     info = replace(pack.info, stored_bytes=size) if pack.info else None
     firsts = [group.first for group in repacked.groups]

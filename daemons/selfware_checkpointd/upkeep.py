@@ -18,7 +18,7 @@ from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import Newest
 from selfware_checkpointd.errors import disk_error
 from selfware_checkpointd.files import Sync, sync_directory, write_aside
-from selfware_checkpointd.repacking import DEAD_SHARE, place, repack, worth_repacking
+from selfware_checkpointd.repacking import DEAD_SHARE, Repacking, UnreadablePackError, place, worth_repacking
 from selfware_checkpointd.room import Room
 from selfware_checkpointd.vault import NO_VAULT, Vault
 
@@ -125,10 +125,13 @@ class Upkeep:
             self._held[number] += 1
         try:
             with self._room.borrowed(pack.size_bytes) as fits:
-                repacked = repack(pack, number, alive, self._compression_level, self._vault) if fits else None
-                if repacked is None:
+                if not fits:
                     return None
-                temporary, size = write_aside(pack.path, repacked.pieces, self._sync)
+                repacked = Repacking(pack, number, alive, self._compression_level, self._vault)
+                try:
+                    temporary, size = write_aside(pack.path, repacked.pieces(), self._sync)
+                except UnreadablePackError:
+                    return None
                 with self._lock:
                     self._catalog.uses.settle(1 << 30)
                     is_ours = self._held[number] == 1 and self._catalog.packs.get(number) is pack

@@ -2,9 +2,10 @@
 
     python -m tests.bench.prober SOCKET
 
-A line on standard input is answered by one on standard output: the seconds of the slowest answer since the last line,
-and how many there were. What is measured is all that a caller meets: a blocked event loop, threads that keep the
-interpreter to themselves, a busy processor, the wire. A process of its own, so that nothing of the benchmark is in it.
+A line on standard input begins it; the next one ends it and is answered by one on standard output: the seconds of the
+slowest answer, and how many there were. What is measured is all that a caller meets: a blocked event loop, threads that
+keep the interpreter to themselves, a busy processor, the wire. A process of its own, so that nothing of the benchmark
+is in it.
 """
 
 from __future__ import annotations
@@ -23,43 +24,58 @@ PAUSE_SECONDS = 0.001
 
 
 class Prober:
-    """The process, from the benchmark's side."""
+    """The process, from the benchmark's side: `with prober: ...` asks meanwhile."""
 
     def __init__(self, socket: Path) -> None:
         argv = [sys.executable, "-m", "tests.bench.prober", str(socket)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.slowest()
+        self.found: list[tuple[float, int]] = []  # of each time: seconds of the slowest answer, how many
 
-    def slowest(self) -> tuple[float, int]:
-        """Seconds, and of how many answers, since this was asked last."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+    def __enter__(self) -> None:
+        self._say_a_line()
+
+    def __exit__(self, *_: object) -> None:
+        self._say_a_line()
+        assert self._process.stdout is not None
         seconds, count = self._process.stdout.readline().split()
-        return float(seconds), int(count)
+        self.found.append((float(seconds), int(count)))
 
     def end(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
 
+    def _say_a_line(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
 
 def main(socket: str) -> None:
     stub = checkpoint_pb2_grpc.CheckpointStub(clients.sync_channel(Path(socket)))
-    took: list[float] = [0.0]
+    took: list[float] = []
+    going = threading.Event()
 
-    def ask() -> None:
-        while True:
-            begin = time.perf_counter()
-            stub.List(pb.ListRequest(session_id="nobody"), timeout=60, wait_for_ready=True)
-            took.append(time.perf_counter() - begin)
+    def ask() -> float:
+        begin = time.perf_counter()
+        stub.List(pb.ListRequest(session_id="nobody"), timeout=60, wait_for_ready=True)
+        return time.perf_counter() - begin
+
+    def keep_asking() -> None:
+        while going.wait():
+            took.append(ask())
             time.sleep(PAUSE_SECONDS)
 
-    threading.Thread(target=ask, daemon=True).start()
+    ask()
+    threading.Thread(target=keep_asking, daemon=True).start()
     for _ in sys.stdin:
-        known = took[:]
-        del took[: len(known)]
-        sys.stdout.write(f"{max(known, default=0.0)} {len(known)}\n")
+        if not going.is_set():
+            took.clear()
+            going.set()
+            continue
+        going.clear()
+        known = [*took, ask()]  # so that one which is still waited for counts, too
+        sys.stdout.write(f"{max(known)} {len(known)}\n")
         sys.stdout.flush()
 
 

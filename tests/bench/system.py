@@ -1,8 +1,9 @@
 """Benchmark: a system state of 512 MB, of which 0.1, 1 and 10 % change; peers are borg and restic on the same file.
 
-Of each step: how long our save takes through a client that stays connected and as a file, what it adds to the store,
-and how long the slowest of many small calls to the same daemon took meanwhile (see ``prober``). Then the memory that
-checkpointd needed at most, also when some sessions save files that stay in memory between their saves.
+Of each step: how long our save takes through a client that stays connected and as a file, and what it adds to the
+store. The same saves go to a second pair of stores that are asked small things meanwhile (see ``prober``), of which the
+slowest answer counts. Then the memory that checkpointd needed at most, also when some sessions save files that stay in
+memory between their saves.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from selfware_checkpointd.hot import BUDGET_BYTES
@@ -31,6 +33,32 @@ HOT_SESSIONS = 3
 HOT_FILE_BYTES = BUDGET_BYTES // 5 * 2
 
 
+Call = Callable[[bytes], Checkpoint | None]
+OWN = ("", "_file")
+
+
+class Ours:
+    """Two stores: one is given states by a client that stays connected, one files."""
+
+    def __init__(self, base: Path, stack: ExitStack) -> None:
+        self.daemon = stack.enter_context(served.Checkpointd(base / "a"))
+        self.files = stack.enter_context(served.Checkpointd(base / "f"))
+        self._saver = stack.enter_context(Saver(self.daemon.bulk, "s"))
+        self._epoch, self._epoch_of_file = self.daemon.open("s").epoch, self.files.open("s").epoch
+
+    def calls(self, bench: Bench) -> dict[str, Call]:
+        """How each saves."""
+        return {
+            "": lambda state: self._saver.save(self._epoch, pb.LEVEL_SYSTEM, bench.sequence, state),
+            "_file": lambda _: bench.put(self.files, "s", self._epoch_of_file),
+        }
+
+    def restore(self, target: Path) -> None:
+        """The newest, into a file."""
+        with target.open("wb") as file:
+            get_file(self.daemon.bulk, self.daemon.latest("s"), file.fileno())
+
+
 class Bench:
     """Our two ways and the peers, over one base directory."""
 
@@ -44,23 +72,17 @@ class Bench:
     def run(self, rounds: int) -> None:
         for peer in self.peers:
             peer.prepare()
-        with (
-            served.Checkpointd(self.base / "a") as daemon,
-            served.Checkpointd(self.base / "f") as files,
-            Saver(daemon.bulk, "s") as saver,
-        ):
-            prober = [Prober(daemon.socket), Prober(files.socket)]
-            epoch, epoch_of_file = daemon.open("s").epoch, files.open("s").epoch
-            calls: dict[str, Callable[[bytes], Checkpoint | None]] = {
-                "": lambda state: saver.save(epoch, pb.LEVEL_SYSTEM, self.sequence, state),
-                "_file": lambda _: self._put(files, "s", epoch_of_file),
+        with ExitStack() as stack:
+            timed_ones, probed = (Ours(self.base / name, stack) for name in ("timed", "probed"))
+            prober = Prober(probed.daemon.socket), Prober(probed.files.socket)
+            calls: dict[str, Call] = {
+                **timed_ones.calls(self),
                 **{peer.name: lambda _, peer=peer: peer.save_step(self.sequence, self.base) for peer in self.peers},
             }
-            for each in prober:
-                each.slowest()
-            first = self._save(calls)
+            beside = dict(zip(probed.calls(self).values(), prober, strict=True))
+            first = self._save(calls, beside)
             size = self.file.stat().st_size
-            for suffix in ("", "_file"):
+            for suffix in OWN:
                 self._show(f"first_save_seconds{suffix}", {name: took for name, (took, _) in first.items()}, suffix, 1)
                 line("system", f"first_save_bytes_per_second{suffix}", "1/s", size / first[suffix][0])
             self._show_delay(prober, "first_save")
@@ -68,24 +90,24 @@ class Bench:
                 taken = []
                 for _ in range(rounds):
                     self.session.step(share)
-                    taken.append(self._save(calls))
+                    taken.append(self._save(calls, beside))
                 times = {name: median([one[name][0] for one in taken]) for name in calls}
-                for suffix in ("", "_file"):
+                for suffix in OWN:
                     metric = f"incremental_save_seconds_{share * 100:g}_percent{suffix}"
                     self._show(metric, times, suffix, rounds)
                 stored = median([one[""][1] for one in taken])
                 line("system", f"stored_bytes_{share * 100:g}_percent", "B", stored, n=rounds)
                 self._show_delay(prober, f"save_{share * 100:g}_percent")
-            self._restore(daemon, prober, rounds)
-            for suffix, one in (("", daemon), ("_file", files)):
+            self._restore(timed_ones, probed, prober, rounds)
+            for suffix, one in (("", timed_ones.daemon), ("_file", timed_ones.files)):
                 peak = one.peak_bytes()
                 line("system", f"peak_rss_bytes{suffix}", "B", peak, peer="limit", peer_value=LIMIT_BYTES)
             for each in prober:
                 each.end()
         self._many_files()
 
-    def _save(self, calls: dict[str, Callable[[bytes], Checkpoint | None]]) -> dict[str, tuple[float, int]]:
-        """Seconds and stored bytes of each."""
+    def _save(self, calls: dict[str, Call], beside: dict[Call, Prober]) -> dict[str, tuple[float, int]]:
+        """Seconds and stored bytes of each; then once more with small calls beside it."""
         self.sequence += 1
         state = self.session.encode()
         self.file.write_bytes(state)
@@ -95,32 +117,36 @@ class Bench:
             begin = time.perf_counter()
             saved = call(state)
             done[name] = (time.perf_counter() - begin, saved.stored_bytes if saved is not None else 0)
+        for call, prober in beside.items():
+            with prober:
+                call(state)
         say(f"save {self.sequence}: " + ", ".join(f"{name or 'ours'} {took:.3f}" for name, (took, _) in done.items()))
         return done
 
-    def _put(self, daemon: served.Checkpointd, session: str, epoch: int) -> Checkpoint:
+    def put(self, daemon: served.Checkpointd, session: str, epoch: int) -> Checkpoint:
+        """Save the file as it is."""
         file = os.open(self.file, os.O_RDONLY)
         try:
             return put_file(daemon.bulk, session, epoch, pb.LEVEL_SYSTEM, self.sequence, file)
         finally:
             os.close(file)
 
-    def _restore(self, daemon: served.Checkpointd, prober: list[Prober], rounds: int) -> None:
-        target, newest = self.base / "restored", daemon.latest("s")
-
-        def get() -> None:
-            with target.open("wb") as file:
-                get_file(daemon.bulk, newest, file.fileno())
-
-        calls = {"": get, **{one.name: lambda one=one: one.restore_step(self.sequence, target) for one in self.peers}}
+    def _restore(self, ours: Ours, probed: Ours, prober: tuple[Prober, Prober], rounds: int) -> None:
+        target = self.base / "restored"
+        calls = {
+            "": lambda: ours.restore(target),
+            **{one.name: lambda one=one: one.restore_step(self.sequence, target) for one in self.peers},
+        }
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(rounds):
             for name, call in calls.items():
                 times[name].append(timed(call))
                 target.unlink()
-                if not name:
-                    self._show_delay(prober, "restore")
+            with prober[0]:
+                probed.restore(target)
+            target.unlink()
         self._show("restore_seconds", {name: median(took) for name, took in times.items()}, "", rounds)
+        self._show_delay(prober, "restore")
 
     def _many_files(self) -> None:
         """Sessions that take turns, each with a state of which two just fit."""
@@ -132,7 +158,7 @@ class Bench:
                     self.sequence += 1
                     with self.file.open("ab") as file:
                         file.write(os.urandom(1_000_000))
-                    self._put(daemon, name, epoch)
+                    self.put(daemon, name, epoch)
             peak = daemon.peak_bytes()
         line("system", f"peak_rss_bytes_{HOT_SESSIONS}_hot_files", "B", peak, peer="limit", peer_value=LIMIT_BYTES)
 
@@ -142,9 +168,13 @@ class Bench:
             theirs = [times[peer.name] for peer in self.peers if peer.name.split()[0] == family]
             line("system", metric, "s", times[own], peer=family, peer_value=min(theirs, default=None), n=n)
 
-    def _show_delay(self, prober: list[Prober], during: str) -> None:
-        slowest, count = max(one.slowest() for one in prober)
-        line("system", f"slowest_small_call_seconds_during_{during}", "s", slowest, n=count)
+    def _show_delay(self, prober: tuple[Prober, Prober], during: str) -> None:
+        found = [one for each in prober for one in each.found]
+        for each in prober:
+            each.found = []
+        slowest = max(seconds for seconds, _ in found)
+        metric = f"slowest_small_call_seconds_during_{during}"
+        line("system", metric, "s", slowest, n=sum(count for _, count in found))
 
 
 async def main(size_mb: float, rounds: int, with_peers: bool) -> None:

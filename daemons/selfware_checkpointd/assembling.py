@@ -27,6 +27,8 @@ READING_THREADS = 2
 BATCH_BYTES = 512 * 1024  # of groups that one thread reads at a time: to hand over a small one costs a third of it
 AHEAD_BYTES = 10 * 1024 * 1024  # are read before they are taken: two groups of the largest size, one for each thread
 
+KEPT_BYTES = 32 * 1024 * 1024  # of groups that are wanted again later
+
 Key = tuple[int, int]
 """Pack, first chunk of a group."""
 Unpacked = tuple[memoryview, list[int], set[int]]
@@ -88,20 +90,23 @@ class Assembler:
         there is no other copy; ``plan.damaged`` names those that were not."""
         coming = _batches(plan)
         flying: deque[tuple[int, Future[dict[Key, Unpacked]]]] = deque()
-        ready: dict[Key, Unpacked] = {}
-        uses = {key: len(ranges) for key, ranges in plan.wanted.items()}
+        kept, came = _Kept(plan), set[Key]()
         whole = None if plan.is_rooted else blake3()
-        for part in plan.parts:
-            while part.key not in ready:
+        for number, part in enumerate(plan.parts):
+            while part.key not in came:
                 while sum(size for size, _ in flying) < AHEAD_BYTES and (batch := next(coming, None)) is not None:
                     flying.append((batch[0], self._threads.submit(self._read_all, plan, batch[1])))
-                ready |= flying.popleft()[1].result()
-            raw, starts, bad = ready[part.key]
+                batch_of = flying.popleft()[1].result()
+                came.update(batch_of)
+                kept.put(batch_of)
+            unpacked = kept.get(part.key)
+            if unpacked is None:
+                unpacked = self._read(*plan.groups[part.key], plan.wanted[part.key], plan.at_rest)
+                kept.put({part.key: unpacked})
+            raw, starts, bad = unpacked
             if bad:  # all of them at once: the next save must build on none, though reading ends at the first
                 plan.damaged += [(part.key[0], part.key[1] + number) for number in sorted(bad)]
-            uses[part.key] -= 1
-            if not uses[part.key]:
-                del ready[part.key]
+            kept.used(part.key, number)
             for piece in _pieces_of(part, raw, starts, bad) if bad else [raw[starts[part.at] : starts[part.stop]]]:
                 found = piece if isinstance(piece, memoryview) else self._elsewhere(plan, part.key, piece, other_copy)
                 if whole is not None:
@@ -164,6 +169,38 @@ class Assembler:
             problem = f"chunk {group.hashes[at].hex()[:16]} in {where} does not match its hash"
             raise _damaged(plan.info, problem)
         return memoryview(chunk)
+
+
+class _Kept:
+    """Groups that are wanted again, as many as fit. Of more than that those go that are wanted last, and are read once
+    more: what was written in one step lies in one group, and stands all over the state."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._uses: dict[Key, deque[int]] = {}  # by which parts, in order
+        for number, part in enumerate(plan.parts):
+            self._uses.setdefault(part.key, deque()).append(number)
+        self._groups: dict[Key, Unpacked] = {}
+        self._bytes = 0
+
+    def put(self, groups: dict[Key, Unpacked]) -> None:
+        """They were read; the first of them is wanted now."""
+        self._groups |= groups
+        self._bytes += sum(len(raw) for raw, _, _ in groups.values())
+        while self._bytes > KEPT_BYTES and len(self._groups) > 1:
+            self._drop(max(self._groups, key=lambda key: self._uses[key][0]))
+
+    def get(self, key: Key) -> Unpacked | None:
+        """None if it had to go."""
+        return self._groups.get(key)
+
+    def used(self, key: Key, number: int) -> None:
+        """By this part."""
+        assert self._uses[key].popleft() == number
+        if not self._uses[key]:
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        self._bytes -= len(self._groups.pop(key)[0])
 
 
 def _batches(plan: Plan) -> Iterator[tuple[int, list[Key]]]:

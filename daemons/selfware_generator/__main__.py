@@ -1,7 +1,8 @@
 """`selfware-generator NORMAL-DIR EARLY-DIR LATE-DIR` (systemd.generator(7)): selfware.toml in, drop-ins out.
 
 It runs before the journal does, so an error goes to the kernel log, from where the journal takes it; in a trial
-(SELFWARE_CONFIG_DIR names another directory than /etc/selfware) it goes to stderr.
+(SELFWARE_CONFIG_DIR names another directory than /etc/selfware) it goes to stderr, and credentials are looked for
+below root/ there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from selfware_common import paths, settings
 from selfware_common.errors import ConfigError, SelfwareError
+from selfware_generator import credentials
 from selfware_generator.plan import Plan, fallback, plan
 
 KERNEL_LOG = Path("/dev/kmsg")
@@ -26,11 +28,12 @@ def main() -> int:
         say("usage: selfware-generator NORMAL-DIR EARLY-DIR LATE-DIR", None)
         return 2
     source = (Path(trial) if trial else paths.system().config) / "selfware.toml"
+    found = credentials.find(Path(trial, "root") if trial else Path("/"))
     try:
-        files = plan(load(source), source)
+        files = plan(load(source), source, found)
     except SelfwareError as error:
         say(f"{error} Until then the defaults hold.", kernel_log)
-        files = fallback()
+        files = fallback(found)
     try:
         write(files, Path(sys.argv[1]))
     except OSError as error:

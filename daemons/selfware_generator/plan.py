@@ -1,7 +1,7 @@
 """What selfware.toml means to systemd: settings in, drop-ins out. Pure.
 
-Everything that goes into a unit is a number that was checked here or a constant of this file, and the model's name,
-escaped: no value can become a directive of its own.
+Everything that goes into a unit is a number that was checked here or a constant of this file, the model's name,
+escaped, plain paths, and the names of credentials that are ours: no value can become a directive of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selfware_common.errors import ConfigError
 from selfware_common.settings import Settings
+from selfware_generator import credentials
 from selfware_generator.backoff import Delays
 from selfware_generator.names import engine_unit
 
@@ -19,6 +20,8 @@ START_ORDER = ("checkpointd", "resourced", "oversightd", "inferenced", "agent")
 """Never against the After= of the shipped units, so that no strategy can make an ordering cycle."""
 KEEPERS = ("agent", "checkpointd", "oversightd")
 """Those with something to save when they stop."""
+KEEPER = "selfware-checkpointd.service"
+NONE_FOUND: credentials.Found = {}
 
 DROP_IN = "50-selfware-toml.conf"
 BACKOFF = "/usr/lib/selfware/bin/selfware-backoff"
@@ -37,32 +40,32 @@ LONGEST_SECONDS = 10 * 365 * 86400.0
 MOST_RESTARTS = 10_000
 
 PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/-]*")
-COLD_CREDENTIALS = (
-    "checkpoint.cold.access_key_id",
-    "checkpoint.cold.secret_access_key",
-    "checkpoint.cold.session_token",
-)
 
 Plan = dict[str, str]
 
 
-def plan(settings: Settings, source: Path) -> Plan:
-    """Path of each drop-in below the generator's directory, and its text; `source` is named in it. Raises ConfigError
-    for what systemd cannot hold."""
+def plan(settings: Settings, source: Path, found: credentials.Found = NONE_FOUND) -> Plan:
+    """Path of each drop-in below the generator's directory, and its text; `source` is named in it, and `found` is what
+    credentials.py found. Raises ConfigError for what systemd cannot hold."""
     numbers = _Numbers(settings, source)
     engine = _wanted_engine(settings, source)
     files = {f"selfware-{daemon}.service": _daemon(daemon, settings, numbers, engine) for daemon in START_ORDER}
+    files[KEEPER] += _lines(_opened(settings, numbers, found))
     files["selfware-engine@.service"] = _engine(settings, numbers)
     if engine:
         files["selfware.target"] = f"[Unit]\nWants={engine}\n"
     return {_path(unit): _header(source) + text for unit, text in files.items()}
 
 
-def fallback() -> Plan:
-    """When the settings cannot be read: the shipped units as they are, and the engine of the default model."""
+def fallback(found: credentials.Found = NONE_FOUND) -> Plan:
+    """When the settings cannot be read: the shipped units as they are, the engine of the default model, and the keys of
+    the store: whoever mends the file may only restart."""
     engine = engine_unit(Settings().llm.model)
     why = "# Written by selfware-generator: selfware.toml could not be used, its error is in the journal.\n"
-    return {_path("selfware.target"): f"{why}[Unit]\nWants={engine}\n"}
+    files = {_path("selfware.target"): f"{why}[Unit]\nWants={engine}\n"}
+    if lines := credentials.keys(found):
+        files[_path(KEEPER)] = f"{why}[Service]\n{_lines(lines)}"
+    return files
 
 
 class _Numbers:
@@ -118,26 +121,22 @@ def _daemon(daemon: str, settings: Settings, numbers: _Numbers, engine: str | No
     if daemon == "agent":
         backstop_ms = numbers.runtime_ms + numbers.grace_ms + RUNTIME_MARGIN_SECONDS * 1000
         service.append(f"RuntimeMaxSec={_seconds(backstop_ms)}")
-    if daemon == "checkpointd":
-        service += _cold_store(settings, numbers)
     return _text(unit, service + _waiting(numbers.delays, f"/run/selfware/{daemon}/backoff"))
 
 
-def _cold_store(settings: Settings, numbers: _Numbers) -> list[str]:
-    """checkpointd sees no network and no foreign directory, unless old checkpoints go there."""
-    cold = settings.checkpoint.cold
+def _opened(settings: Settings, numbers: _Numbers, found: credentials.Found) -> list[str]:
+    """checkpointd gets the keys that lie there, and sees no network and no foreign directory, unless what it keeps goes
+    there. The "-": a directory that is not mounted keeps nobody from starting."""
+    cold, lines = settings.checkpoint.cold, credentials.keys(found)
     if cold.url:
-        keys = [f"LoadCredential={name}" for name in COLD_CREDENTIALS]  # from /etc/credstore; a missing one is no error
-        return [
-            "PrivateNetwork=no",
-            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-            "IPAddressDeny=",
-            *keys,
-        ]
-    if cold.directory:
-        numbers.is_plain_path("checkpoint.cold.directory", cold.directory)
-        return [f"ReadWritePaths=-{cold.directory}"]
-    return []
+        lines += ["PrivateNetwork=no", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK", "IPAddressDeny="]
+        lines += credentials.cold(found)
+    places = {"checkpoint.storage_path": settings.checkpoint.storage_path, "checkpoint.cold.directory": cold.directory}
+    for key, place in places.items():
+        if place:
+            numbers.is_plain_path(key, place)
+            lines.append(f"ReadWritePaths=-{place}")
+    return lines
 
 
 def _coupling(daemon: str, strategy: str) -> list[str]:
@@ -183,7 +182,11 @@ def _waiting(delays: Delays, state: str) -> list[str]:
 
 
 def _text(unit: list[str], service: list[str]) -> str:
-    return "\n".join(["[Unit]", *unit, "", "[Service]", *service, ""])
+    return _lines(["[Unit]", *unit, "", "[Service]", *service])
+
+
+def _lines(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _units(daemons: tuple[str, ...]) -> str:

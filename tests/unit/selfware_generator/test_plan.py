@@ -65,6 +65,31 @@ def test_checkpointd_may_write_to_the_directory_where_old_checkpoints_go() -> No
             with_cold(directory=wrong)
 
 
+def test_keys_that_lie_there_are_given_to_checkpointd_alone_also_if_the_settings_cannot_be_read() -> None:
+    found = {"checkpoint-key": True, "checkpoint-key-old": False}
+    unit = "selfware-checkpointd.service"
+    for files in (plan(Settings(), SOURCE, found), fallback(found)):
+        assert values(files, unit, "LoadCredentialEncrypted") == ["checkpoint-key"]
+        assert values(files, unit, "LoadCredential") == ["checkpoint-key-old"]
+        assert not any("LoadCredential" in text for path, text in files.items() if not path.startswith(unit))
+    assert not any("LoadCredential" in text for text in made().values())
+
+
+def test_the_keys_of_a_cold_store_may_be_encrypted_and_are_given_only_if_there_is_one() -> None:
+    found = {"checkpoint.cold.access_key_id": True}
+    unit = "selfware-checkpointd.service"
+    assert "checkpoint.cold" not in text_of(plan(Settings(), SOURCE, found), unit)
+    settings = replace(Settings(), checkpoint=replace(Settings().checkpoint, cold=ColdTier(url="s3://bucket")))
+    files = plan(settings, SOURCE, found)
+    assert values(files, unit, "LoadCredentialEncrypted") == ["checkpoint.cold.access_key_id"]
+    assert "checkpoint.cold.secret_access_key" in values(files, unit, "LoadCredential")
+
+
+def test_checkpointd_may_write_to_the_directory_of_its_store() -> None:
+    files = made(checkpoint=replace(Settings().checkpoint, storage_path="/srv/store"))
+    assert values(files, "selfware-checkpointd.service", "ReadWritePaths") == ["-/srv/store"]
+
+
 def test_one_for_one_couples_nothing() -> None:
     assert not any(parts_of("OneForOne").values())
 

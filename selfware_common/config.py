@@ -35,11 +35,16 @@ def load(kind: type[T], path: Path) -> T:
     Raises ConfigError with one sentence for unreadable files, bad TOML, unknown keys, wrong types, values out of range.
     """
     merged: dict[str, Any] = {}
-    for source in [path, *sorted(Path(f"{path}.d").glob("*.toml"))]:
+    for source in sources(path):
         table = _read(source)
         parse(kind, table, source)  # so that a mistake is blamed on the file that holds it
         _merge(merged, table)
     return parse(kind, merged, path)
+
+
+def sources(path: Path) -> list[Path]:
+    """All files that load() reads, in that order; the first may be missing."""
+    return [path, *sorted(Path(f"{path}.d").glob("*.toml"))]
 
 
 def parse(kind: type[T], table: dict[str, Any], path: Path, prefix: str = "") -> T:
@@ -65,6 +70,9 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(path=path, problem=f"not valid TOML: {error}") from None
+    except PermissionError as error:
+        remedy = f"all daemons have to: run 'sudo chmod 644 {path}'"
+        raise ConfigError(path=path, problem=f"cannot be read: {error.strerror}; {remedy}") from None
     except OSError as error:
         raise ConfigError(path=path, problem=f"cannot be read: {error.strerror}") from None
 

@@ -9,12 +9,15 @@ from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.scrub import ScrubPolicy
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.tiering import ColdPolicy
-from selfware_common.paths import Paths
+from selfware_common import private_places
+from selfware_common.paths import Paths, system
 from selfware_common.settings import Settings
 
 
 def root(where: Paths, settings: Settings) -> Path:
-    """Where everything is kept."""
+    """Where everything is kept; ConfigError if a unit could not keep anything where the settings want it."""
+    if where == system():
+        private_places.refuse(settings, where.config_file)
     configured = settings.checkpoint.storage_path
     return Path(configured) if configured else where.state_of("checkpointd")
 

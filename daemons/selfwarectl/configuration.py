@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 import click
 
-from selfware_common import paths, settings
+from selfware_common import paths, private_places, settings
+from selfware_common.config import sources
+from selfware_common.errors import ConfigError
 from selfwarectl import output
 
 
@@ -48,12 +51,26 @@ def check(file: Path | None) -> None:
       selfwarectl config check
       selfwarectl config check ./selfware.toml
     """
-    path = file or paths.from_environment().config_file
-    settings.load(path)
+    where = paths.from_environment()
+    path = file or where.config_file
+    found = settings.load(path)
+    if where == paths.system():
+        private_places.refuse(found, path)
+        _refuse_if_closed(path)
     if output.wants_json():
         output.emit({"path": str(path), "exists": path.exists(), "ok": True})
     else:
         output.say(f"{path} is right" if path.exists() else f"{path} does not exist: the defaults are in force")
+
+
+def _refuse_if_closed(path: Path) -> None:
+    """Whoever checks may be root, who can read everything; the daemons are not."""
+    for source in sources(path):
+        if not source.exists():
+            continue
+        status = source.stat()
+        if not (status.st_mode & stat.S_IROTH or (status.st_gid and status.st_mode & stat.S_IRGRP)):
+            raise ConfigError(path=source, problem=f"the daemons may not read it: run 'sudo chmod 644 {source}'")
 
 
 def _print_table(name: str, table: dict[str, Any]) -> None:

@@ -84,7 +84,10 @@ class UnreachableError(SelfwareError):
 
     status = grpc.StatusCode.UNAVAILABLE
     exit_code = 3
-    hint = "Is it running? Start the stack with 'make up' or 'systemctl start selfware.target'."
+    hint = (
+        "Is it running? Start the stack with 'make up' or 'systemctl start selfware.target'; "
+        "if it does not stay, 'journalctl -u {daemon} -n 20' says why."
+    )
 
 
 class UsageError(SelfwareError):

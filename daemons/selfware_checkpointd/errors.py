@@ -150,8 +150,8 @@ class KeyMissingError(SelfwareError):
     status = grpc.StatusCode.FAILED_PRECONDITION
     exit_code = 78
     hint = (
-        "Give checkpointd that key, too, as a further credential (docs/installing.md, 'Encryption'). Nothing was "
-        "deleted. If the key is lost, move the file away to go on without it."
+        "Nothing was deleted. Give checkpointd that key as well: the credential checkpoint-key-old, or a further line "
+        "of key_file (docs/installing.md, 'Encryption'). If the key is lost, move the file away to go on without it."
     )
 
 
@@ -160,7 +160,10 @@ class KeyUnusableError(SelfwareError):
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     exit_code = 78
-    hint = "'selfwarectl checkpoints new-key' makes one (docs/installing.md, 'Encryption')."
+    hint = (
+        "Nothing is lost: put back the key that it had ('sudo systemctl daemon-reload' after that) and start it again. "
+        "A first key comes from 'sudo selfwarectl checkpoints new-key --install' (docs/installing.md, 'Encryption')."
+    )
 
 
 class StoreFullError(SelfwareError):

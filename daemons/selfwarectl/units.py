@@ -37,10 +37,10 @@ def start() -> None:
     Examples:
       sudo selfwarectl start
     """
-    _require_installed()
-    _systemctl("reset-failed", *EVERYTHING)
+    require_installed()
+    systemctl("reset-failed", *EVERYTHING)
     escalations.clear(paths.system())
-    _systemctl("start", TARGET)
+    systemctl("start", TARGET)
     _say("started")
 
 
@@ -55,11 +55,11 @@ def stop(now: bool) -> None:
       sudo selfwarectl stop
       sudo selfwarectl stop --now
     """
-    _require_installed()
+    require_installed()
     if now:
-        _systemctl("kill", "--signal=SIGKILL", "selfware-agent.service", quiet=True)
+        systemctl("kill", "--signal=SIGKILL", "selfware-agent.service", quiet=True)
     # Not the target alone: that returns at once, and the daemons stop behind our back.
-    _systemctl("stop", *EVERYTHING)
+    systemctl("stop", *EVERYTHING)
     _say("stopped")
 
 
@@ -70,14 +70,16 @@ def _say(word: str) -> None:
         output.say(f"{TARGET} {word}")
 
 
-def _require_installed() -> None:
+def require_installed() -> None:
+    """NotInstalledError where there are no units to command."""
     if paths.from_environment() != paths.system():
         raise NotInstalledError(why="this is a foreground stack")
     if not Path("/run/systemd/system").is_dir():
         raise NotInstalledError(why="systemd is not running")
 
 
-def _systemctl(*words: str, quiet: bool = False) -> None:
+def systemctl(*words: str, quiet: bool = False) -> None:
+    """Run it; FailedError with what it said unless that is no matter."""
     done = subprocess.run(["systemctl", *words], check=False, capture_output=True, text=True)
     if done.returncode and not quiet:
         why = " ".join(done.stderr.split()) or "it failed"

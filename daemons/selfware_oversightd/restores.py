@@ -134,7 +134,7 @@ class Restores:
         return any(overlap(step.directory, goals) for step in steps)
 
     def _require_still(self, checkpoint_id: str) -> None:
-        if not self._ledger.control().paused:
+        if not self._ledger.control().still:
             raise NotPausedError(checkpoint_id=checkpoint_id, reason="actions may begin at any time")
         running = [record.effect_id for record in self._ledger.not_ended() if record.state is State.INTENT]
         if running:

@@ -512,17 +512,22 @@ class Control(_message.Message):
 
     PAUSED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RESTORING_FIELD_NUMBER: _builtins.int
     paused: _builtins.bool
+    """nothing begins, because somebody said so or a restore is under way"""
     reason: _builtins.str
+    restoring: _builtins.str
+    """the checkpoint that is being gone back to; empty: none"""
     def __init__(
         self,
         *,
         paused: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        restoring: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused", b"paused", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused", b"paused", "reason", b"reason", "restoring", b"restoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -126,7 +126,7 @@ class NotReadyError(SelfwareError):
 
 
 class OversightAwayError(SelfwareError):
-    """The agent cannot say yet whether a restore is under way: selfware-oversightd does not answer."""
+    """selfware-oversightd does not answer, and without it the agent cannot tell {what}."""
 
     status = grpc.StatusCode.UNAVAILABLE
     exit_code = 3

@@ -49,7 +49,7 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         await self._foreman.wait_ready()
         goal = to_goal(request, self._defaults)
         async with self._door.through("No goal is taken"):
-            return self._task(await self._foreman.accept(goal))
+            return self._task(await self._foreman.accept(await self._foreman.placed(goal)))
 
     async def ListTasks(self, request: agent_pb2.ListTasksRequest, context: Any) -> agent_pb2.ListTasksReply:
         await self._foreman.wait_ready()
@@ -241,7 +241,7 @@ def to_goal(request: agent_pb2.SubmitRequest, defaults: Defaults) -> Goal:
     return Goal(
         task_id=task_id,
         text=text,
-        workspace=os.path.normpath(request.workspace),  # as oversightd knows it
+        workspace=os.path.normpath(request.workspace),
         check=tuple(request.check),
         priority=request.priority or Priority.PRIORITY_NORMAL,
         budget_tokens=request.budget_tokens or defaults.budget_tokens,

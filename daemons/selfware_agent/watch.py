@@ -53,7 +53,7 @@ class Watch:
         finally:
             call.cancel()
         if self._restoring is None:
-            raise OversightAwayError
+            raise OversightAwayError(what="whether a restore is under way")
         return self._restoring
 
     async def control(self) -> None:

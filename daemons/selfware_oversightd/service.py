@@ -76,6 +76,13 @@ class OversightService(oversight_pb2_grpc.OversightServicer):
             notes=captured.notes,
         )
 
+    async def FindWorkspace(
+        self, request: oversight_pb2.FindWorkspaceRequest, context: Any
+    ) -> oversight_pb2.FindWorkspaceReply:
+        goal, real = self._ledger.goal(request.task_id), _real_path(request.workspace)
+        known = goal is not None and goal.workspace == real
+        return oversight_pb2.FindWorkspaceReply(workspace=real if known else request.workspace)
+
     def _judge(self, proposal: Proposal, real_workspace: str) -> Decision:
         return decide(proposal, real_workspace, self._ledger.goal(proposal.task_id), self._rules())
 

@@ -336,3 +336,31 @@ def test_no_goal_that_was_accepted_is_lost_by_a_restore_beside_it() -> None:
         return len(accepted) > after
 
     run(work)
+
+
+def test_a_goal_given_through_a_link_works_where_the_link_led_when_it_was_given() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            link, other = home / "link", workspace.parent / "other"
+            link.symlink_to(workspace)
+            other.mkdir()
+            (other / "theirs").write_text("theirs\n")
+            untouched = tree_hash(other)
+            then = await waits_with_one_file(rig, link)
+            assert (await rig.tasks())["walk"].workspace == str(workspace)
+            early = tree_hash(workspace)
+            copies = home / "copies"
+            copies.symlink_to(workspace.parent)
+            forked = await ctl_json(home, "fork", then, "--name", "try", "--into", str(copies))
+            assert forked["goals"][0]["workspace"] == str(workspace.parent / "w-try")
+
+            link.unlink()
+            link.symlink_to(other)
+            await approve_the_one_question(rig)
+            assert (await rig.all_ended(1))["walk"].state == agent_pb2.TASK_STATE_SOLVED
+            assert tree_hash(workspace) != early
+            await ctl_json(home, "restore", then)
+            assert tree_hash(workspace) == early
+            assert tree_hash(other) == untouched
+
+    run(work)

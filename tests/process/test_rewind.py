@@ -104,6 +104,34 @@ def test_going_back_takes_files_and_knowledge_along_and_can_be_undone() -> None:
     run(work)
 
 
+@pytest.mark.parametrize("level", ["system", "session"])
+def test_whoever_saves_what_is_saved_already_is_told_where_it_is_and_how_to_name_it(level: str) -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            await waits_with_one_file(rig, workspace)
+            now = ("checkpoints", "now", "--level", level)
+            first = await ctl_json(home, *now, "--label", "one file")
+            code, said = await ctl(home, *now, "--label", "before the big step")
+            assert code == 0
+            assert said.startswith(f'nothing has changed since {first["checkpoint_id"]} (label "{first["label"]}", ')
+            assert f"'selfwarectl checkpoints tag {first['checkpoint_id']} NAME'" in said
+            again = await ctl_json(home, *now, "--label", "before the big step")
+            assert (again["checkpoint_id"], again["unchanged"]) == (first["checkpoint_id"], True)
+            assert again["label"] == first["label"]
+            # The same label, or none, asks for nothing more.
+            for label in (["--label", first["label"]], []):
+                said = (await ctl(home, *now, *label))[1]
+                assert "nothing has changed since" in said
+                assert "checkpoints tag" not in said
+
+            await approve_the_one_question(rig)
+            await rig.all_ended(1)
+            after = await ctl_json(home, *now, "--label", "before the big step")
+            assert (after["unchanged"], after["label"]) == (False, "before the big step")
+
+    run(work)
+
+
 def test_what_waits_for_an_answer_is_withdrawn_when_it_is_undone() -> None:
     async def work(home: Path, workspace: Path) -> None:
         async with Rig(home, WALK) as rig:

@@ -92,7 +92,7 @@ class Assembler:
         flying: deque[tuple[int, Future[dict[Key, Unpacked]]]] = deque()
         kept, came = _Kept(plan), set[Key]()
         whole = None if plan.is_rooted else blake3()
-        for number, part in enumerate(plan.parts):
+        for part in plan.parts:
             while part.key not in came:
                 while sum(size for size, _ in flying) < AHEAD_BYTES and (batch := next(coming, None)) is not None:
                     flying.append((batch[0], self._threads.submit(self._read_all, plan, batch[1])))
@@ -106,7 +106,7 @@ class Assembler:
             raw, starts, bad = unpacked
             if bad:  # all of them at once: the next save must build on none, though reading ends at the first
                 plan.damaged += [(part.key[0], part.key[1] + number) for number in sorted(bad)]
-            kept.used(part.key, number)
+            kept.used(part.key)
             for piece in _pieces_of(part, raw, starts, bad) if bad else [raw[starts[part.at] : starts[part.stop]]]:
                 found = piece if isinstance(piece, memoryview) else self._elsewhere(plan, part.key, piece, other_copy)
                 if whole is not None:
@@ -193,9 +193,9 @@ class _Kept:
         """None if it had to go."""
         return self._groups.get(key)
 
-    def used(self, key: Key, number: int) -> None:
-        """By this part."""
-        assert self._uses[key].popleft() == number
+    def used(self, key: Key) -> None:
+        """By the next of the parts that want it."""
+        self._uses[key].popleft()
         if not self._uses[key]:
             self._drop(key)
 

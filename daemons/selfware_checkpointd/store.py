@@ -222,6 +222,7 @@ class Store:
         try:
             yield info, self._assembler.pieces(plan, self._copies.saved_again)
         finally:
+            plan.is_over = True
             with self._lock:
                 self._upkeep.release(held)
                 self._catalog.forget(plan.damaged)

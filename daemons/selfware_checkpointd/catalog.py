@@ -241,7 +241,14 @@ class Catalog:
         """Its copy in the cold store was read back and is right: the stub lies in that file and becomes valid now."""
         pack = self.packs[number]
         moving.rename(pack.stub_path)
-        sync_directory(self.directory)
+        try:
+            sync_directory(self.directory)
+        except OSError:
+            # As it was, so that the next turn goes on with this copy. A stub whose name may not last must not count, or
+            # the pack itself might be removed next; and one that nobody knows of would be overwritten by another copy's.
+            with contextlib.suppress(OSError):
+                pack.stub_path.rename(moving)
+            raise
         pack.stub = stub
         self._grow(pack, pack.stub_path.stat().st_size)
 

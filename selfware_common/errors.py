@@ -63,6 +63,17 @@ class SocketPathTooLongError(SelfwareError):
     hint = "Set SELFWARE_HOME to a shorter directory."
 
 
+class RestoreUnderWayError(SelfwareError):
+    """{what} now: a restore to {checkpoint_id} is under way."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    exit_code = 4
+    hint = (
+        "Give the command again when it is done. If it died, 'selfwarectl restore {checkpoint_id}' finishes it, and "
+        "'selfwarectl resume --give-up-restore' goes on with everything as it is."
+    )
+
+
 class DiskFullError(SelfwareError):
     """No space left for {what} in {path}."""
 

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from selfware_agent import config
+from selfware_agent.door import Door
 from selfware_agent.errors import CheckpointRefusedError
 from selfware_agent.foreman import Foreman
 from selfware_agent.hands import Hands
@@ -65,7 +66,7 @@ class AgentDaemon(daemon.Daemon):
         self._keeper.follow(self.settings.checkpoint)
 
     def services(self) -> tuple[list[str], list[Register]]:
-        service = AgentService(self._foreman, self._keeper, config.defaults(self.settings))
+        service = AgentService(self._foreman, self._keeper, Door(self._watch.restoring), config.defaults(self.settings))
         return ["selfware.agent.v1.Agent"], [lambda server: _register(service, server)]
 
     def checks(self) -> list[Check]:

@@ -125,6 +125,14 @@ class NotReadyError(SelfwareError):
     hint = "It becomes ready by itself when checkpointd answers; 'selfwarectl status' shows what it waits for."
 
 
+class OversightAwayError(SelfwareError):
+    """selfware-oversightd does not answer, and without it the agent cannot tell {what}."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    exit_code = 3
+    hint = "Give the command again when it does; 'selfwarectl status' shows how it is."
+
+
 class QueueFullError(SelfwareError):
     """{count} tasks are waiting already, which is the limit (resources.quotas.max_queued_tasks)."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from selfware_agent import plan
 from selfware_agent.errors import (
@@ -92,6 +92,10 @@ class Foreman:
             self.progressed.set()  # also when it failed: round() then says why this process must end
         self._tell(goal.task_id, "accepted a goal")
         return self.memory.session.tasks[goal.task_id]
+
+    async def placed(self, goal: Goal) -> Goal:
+        """The goal with its workspace's real path. Found once, now: whoever can swap a link must not move a goal."""
+        return replace(goal, workspace=await self._hands.real_workspace(goal.task_id, goal.workspace))
 
     async def cancel(self, prefix: str, reason: str) -> Task:
         """Stop working on a task; what it already did stays."""

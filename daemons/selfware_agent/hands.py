@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from selfware_agent.errors import CheckpointRefusedError, NotQuietError
+from selfware_agent.errors import CheckpointRefusedError, NotQuietError, OversightAwayError
 from selfware_agent.redaction import Redactor
 from selfware_agent.shorten import shorten
 from selfware_agent.state import Proposal, Task
@@ -21,6 +21,7 @@ from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc
 
 MAX_OUTPUT_CHARS = 24_000
 CAPTURE_SECONDS = 600.0
+ASK_SECONDS = 5.0
 REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -86,6 +87,15 @@ class Hands:
             if error.code() is grpc.StatusCode.ABORTED:
                 raise NotQuietError(reason=why) from error
             raise CheckpointRefusedError(checkpoint_id=f"{checkpoint_id} with its files", reason=f"{why}.") from error
+
+    async def real_workspace(self, task_id: str, workspace: str) -> str:
+        """The path by which oversightd knows a goal's workspace, which may have been given as a link; the same path if
+        it knows none. Raises OversightAwayError."""
+        request = oversight_pb2.FindWorkspaceRequest(task_id=task_id, workspace=workspace)
+        try:
+            return (await self._stub.FindWorkspace(request, timeout=ASK_SECONDS)).workspace
+        except grpc.aio.AioRpcError as error:
+            raise OversightAwayError(what="where the goal works") from error
 
     async def perform(self, task: Task, proposal: Proposal, on_waiting: Callable[[Waiting], None]) -> Outcome:
         """Wait for the outcome, for ever if need be; cancelling stops the wait, not the action."""

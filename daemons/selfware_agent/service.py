@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from selfware_agent.checkpoint_schedule import Level
 from selfware_agent.config import Defaults
+from selfware_agent.door import Door
 from selfware_agent.errors import BadGoalError
 from selfware_agent.foreman import Foreman
 from selfware_agent.keeping import Keeper
@@ -36,8 +37,9 @@ _STATES = {
 class AgentService(agent_pb2_grpc.AgentServicer):
     """Translates; decides nothing."""
 
-    def __init__(self, foreman: Foreman, keeper: Keeper, defaults: Defaults) -> None:
+    def __init__(self, foreman: Foreman, keeper: Keeper, door: Door, defaults: Defaults) -> None:
         self._foreman = foreman
+        self._door = door
         self._keeper = keeper
         self._defaults = defaults
         self._turn = asyncio.Lock()  # of whoever puts another session, or another past, in place of the present
@@ -45,7 +47,9 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     async def Submit(self, request: agent_pb2.SubmitRequest, context: Any) -> agent_pb2.Task:
         await self._foreman.wait_ready()
-        return self._task(await self._foreman.accept(to_goal(request, self._defaults)))
+        goal = to_goal(request, self._defaults)
+        async with self._door.through("No goal is taken"):
+            return self._task(await self._foreman.accept(await self._foreman.placed(goal)))
 
     async def ListTasks(self, request: agent_pb2.ListTasksRequest, context: Any) -> agent_pb2.ListTasksReply:
         await self._foreman.wait_ready()
@@ -60,11 +64,13 @@ class AgentService(agent_pb2_grpc.AgentServicer):
 
     async def CancelTask(self, request: agent_pb2.CancelTaskRequest, context: Any) -> agent_pb2.Task:
         await self._foreman.wait_ready()
-        return self._task(await self._foreman.cancel(request.task_id, request.reason))
+        async with self._door.through("No task is cancelled"):
+            return self._task(await self._foreman.cancel(request.task_id, request.reason))
 
     async def RetryTask(self, request: agent_pb2.RetryTaskRequest, context: Any) -> agent_pb2.Task:
         await self._foreman.wait_ready()
-        return self._task(await self._foreman.retry(request.task_id))
+        async with self._door.through("No task is tried again"):
+            return self._task(await self._foreman.retry(request.task_id))
 
     async def Watch(self, request: agent_pb2.WatchRequest, context: Any) -> AsyncIterator[agent_pb2.Progress]:
         """At most ten pushes a second per task: tokens come faster than anybody reads."""
@@ -96,7 +102,14 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def SaveNow(self, request: agent_pb2.SaveNowRequest, context: Any) -> agent_pb2.SaveNowReply:
         await self._foreman.wait_ready()
         level = Level(request.level or agent_pb2.SAVE_LEVEL_SYSTEM)
-        made = await self._keeper.save_now(level, request.label or "by the operator")
+        label = request.label or "by the operator"
+        if request.before_restore:
+            await self._door.settled()
+        if request.before_restore or level is not Level.SYSTEM:
+            made = await self._keeper.save_now(level, label)
+        else:  # the files may be those of another moment already
+            async with self._door.through("No files are saved"):
+                made = await self._keeper.save_now(level, label)
         return agent_pb2.SaveNowReply(
             checkpoint_id=made.checkpoint_id,
             sequence=made.sequence,
@@ -111,9 +124,11 @@ class AgentService(agent_pb2_grpc.AgentServicer):
     async def _restore(self, request: agent_pb2.RestoreRequest) -> agent_pb2.RestoreReply:
         await self._foreman.wait_ready()
         memory = self._foreman.memory
-        async with self._foreman.at_rest():
-            await memory.restore(request.checkpoint_id)
-            self._keeper.begin()
+        with self._door.closed(request.checkpoint_id):
+            await self._door.settled()
+            async with self._foreman.at_rest():
+                await memory.restore(request.checkpoint_id)
+                self._keeper.begin()
         tasks = [self._task(task) for task in memory.session.tasks.values()]
         return agent_pb2.RestoreReply(session_id=memory.session_id, sequence=memory.session.sequence, tasks=tasks)
 
@@ -143,6 +158,15 @@ class AgentService(agent_pb2_grpc.AgentServicer):
         memory = self._foreman.memory
         wanted = request.session_id or memory.session_id
         await memory.require_session(wanted)
+        if wanted != memory.session_id:
+            async with self._door.through("No other session is taken up"):
+                await self._change_session(wanted)
+        else:
+            await self._change_session(wanted)
+        return agent_pb2.RecoverReply(sentence=memory.recovered_in_words)
+
+    async def _change_session(self, wanted: str) -> None:
+        memory = self._foreman.memory
         async with self._foreman.at_rest():
             await self._keeper.save_on_stop()
             await memory.close()
@@ -150,7 +174,6 @@ class AgentService(agent_pb2_grpc.AgentServicer):
             memory.switch(wanted)
         self._foreman.progressed.set()
         await self._foreman.wait_ready()
-        return agent_pb2.RecoverReply(sentence=memory.recovered_in_words)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Reply]) -> Reply:
         """One at a time, and whoever hangs up meanwhile stops waiting, no more: an event that may be durable has to
@@ -218,7 +241,7 @@ def to_goal(request: agent_pb2.SubmitRequest, defaults: Defaults) -> Goal:
     return Goal(
         task_id=task_id,
         text=text,
-        workspace=os.path.normpath(request.workspace),  # as oversightd knows it
+        workspace=os.path.normpath(request.workspace),
         check=tuple(request.check),
         priority=request.priority or Priority.PRIORITY_NORMAL,
         budget_tokens=request.budget_tokens or defaults.budget_tokens,

@@ -11,10 +11,13 @@ import asyncio
 import grpc
 import grpc.aio
 
+from selfware_agent.errors import OversightAwayError
 from selfware_agent.worker import Gate
 from selfware_common.rpc import oversight_pb2, oversight_pb2_grpc, resource_pb2, resource_pb2_grpc
 
 AGAIN_SECONDS = 0.5
+ASK_SECONDS = 2.0
+"""How long oversightd is asked, which may be restarting; then what it said last counts."""
 
 
 class Watch:
@@ -29,20 +32,38 @@ class Watch:
         self._resource = resource_pb2_grpc.ResourceStub(resource)
         self._paused = ""
         self._pressed = ""
+        self._restoring: str | None = None  # not heard yet
         self.memory_short = False
         self.disk_full = ""
 
     @property
     def paused(self) -> bool:
-        """By the operator."""
+        """By the operator, or by a restore."""
         return bool(self._paused)
+
+    async def restoring(self) -> str:
+        """The checkpoint of the restore that is under way, or ''. oversightd is asked: what it publishes comes a little
+        later. While it is away none begins. Raises OversightAwayError when it was never heard."""
+        call = self._oversight.WatchControl(oversight_pb2.WatchControlRequest(), timeout=ASK_SECONDS)
+        try:
+            async for fact in call:
+                return fact.restoring
+        except grpc.aio.AioRpcError:
+            pass
+        finally:
+            call.cancel()
+        if self._restoring is None:
+            raise OversightAwayError(what="whether a restore is under way")
+        return self._restoring
 
     async def control(self) -> None:
         """For ever: the operator's pause."""
         while True:
             try:
                 async for fact in self._oversight.WatchControl(oversight_pb2.WatchControlRequest()):
-                    self._paused = f"paused by the operator: {fact.reason or 'no reason given'}" if fact.paused else ""
+                    self._restoring = fact.restoring
+                    who = "paused" if fact.restoring else "paused by the operator"
+                    self._paused = f"{who}: {fact.reason or 'no reason given'}" if fact.paused else ""
                     self._apply()
             except grpc.aio.AioRpcError:
                 pass  # it is restarting: wait for it

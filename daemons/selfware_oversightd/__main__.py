@@ -110,7 +110,7 @@ class Oversightd(Daemon):
             **ended,
             "effects_running": str(len(self._effects.running)),
             "approvals_pending": str(len(approvals.pending(self._ledger.connection))),
-            "paused": str(self._ledger.control().paused).lower(),
+            "paused": str(self._ledger.control().still).lower(),
             "sandbox": self._tools.sandbox.sentence,
         }
 
@@ -125,8 +125,9 @@ class Oversightd(Daemon):
             "health": "stopping" if self.stopping.is_set() else "degraded" if self._hindrance() else "ok",
             "components": {one.name: one.state for one in self.health.components.values()},
             "sentence": self._sentence(),
-            "paused": control.paused,
-            "pause_reason": control.reason,
+            "paused": control.still,
+            "pause_reason": control.why,
+            "restoring": control.restoring,
             "running": list(self._effects.running),
             "pending": [question.approval_id for question in approvals.pending(self._ledger.connection)],
             "ended": {str(state): count for state, count in sorted(self._effects.ended.items())},
@@ -159,8 +160,10 @@ class Oversightd(Daemon):
         pending = approvals.pending(self._ledger.connection)
         if pending:
             return self._question(pending[0]) + (f" and {len(pending) - 1} more" if len(pending) > 1 else "")
-        if self._ledger.control().paused:
-            return f"paused by the operator: {self._ledger.control().reason or 'no reason given'}"
+        if (control := self._ledger.control()).restoring:
+            return f"a restore to {control.restoring} is under way"
+        if control.paused:
+            return f"paused by the operator: {control.reason or 'no reason given'}"
         if self._effects.running:
             record = next(iter(self._effects.running.values()))
             return f"running {record.effect_id} for {(time.time_ns() - record.intent_unix_nanos) // 10**9} s"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ class Captures:
     async def _read_trees(self, wish: Wish, spool: Spool, writer: SectionWriter) -> list[Tree]:
         found = []
         for workspace in dict.fromkeys(wish.workspaces):
-            if not Path(workspace).is_dir():
-                continue
+            if not Path(workspace).is_dir() or os.path.realpath(workspace) != workspace:
+                continue  # also if a link lies there by now: what it leads to is no workspace of that name
             left = self._most_bytes() - spool.file.tell()
             tree = await self._keepers.capture(workspace, spool, max(0, left))
             section = writer.end(WORKSPACE, workspace)

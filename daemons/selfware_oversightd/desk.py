@@ -1,4 +1,4 @@
-"""What the operator does: register goals, answer questions, pause and resume. Each is durable before it is confirmed.
+"""What the operator does: register goals, answer questions, pause, resume, go back. Each is durable before it is said.
 
 Never decides by policy and never starts a tool itself: effects.py does.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
+from selfware_common.errors import RestoreUnderWayError
 from selfware_common.paths import Paths
 from selfware_common.sockets import Peer
 from selfware_oversightd import approvals
@@ -56,7 +58,8 @@ class Desk:
         return True
 
     def approve(self, wanted: str, digest: str | None, peer: Peer) -> Approval:
-        """Say yes to exactly the action that was shown; it begins at once unless paused."""
+        """Say yes to exactly the action that was shown; it begins at once unless paused. RestoreUnderWayError."""
+        self._require_no_restore("No question is answered")
         now = self._clock()
         with self._ledger.transaction() as connection:
             approval = approvals.approve(connection, approvals.find(connection, wanted), digest, now, peer)
@@ -69,7 +72,8 @@ class Desk:
         return approvals.by_number(self._ledger.connection, approval.number) or approval
 
     def reject(self, wanted: str, reason: str, peer: Peer) -> Approval:
-        """Say no: the action is refused for ever."""
+        """Say no: the action is refused for ever. RestoreUnderWayError: the question may be withdrawn any moment."""
+        self._require_no_restore("No question is answered")
         now = self._clock()
         with self._ledger.transaction() as connection:
             approval = approvals.reject(
@@ -85,12 +89,38 @@ class Desk:
         return approval
 
     def pause(self, reason: str, peer: Peer) -> Control:
-        """Begin nothing more; what runs runs on."""
-        return self._set_control(Control(True, reason[:MAX_REASON_CHARS]), "paused", peer)
+        """Begin nothing more; what runs runs on. During a restore: stay paused after it."""
+        control = replace(self._ledger.control(), paused=True, reason=reason[:MAX_REASON_CHARS])
+        return self._set_control(control, "paused", peer)
 
-    def resume(self, peer: Peer) -> Control:
-        """Begin what was held back."""
+    def resume(self, peer: Peer, *, give_up_restore: bool = False) -> Control:
+        """Begin what was held back. RestoreUnderWayError: files and knowledge may be of different moments; unless it is
+        to be given up, whoever leads it."""
+        if not give_up_restore:
+            self._require_no_restore("Nothing goes on")
         control = self._set_control(Control(False, ""), "resumed", peer)
+        self._effects.begin_held()
+        return control
+
+    def restore_begins(self, checkpoint_id: str, undone_by: str, peer: Peer) -> Control:
+        """Nothing begins, and nothing is asked of the agent, until ``restore_ends``. What an earlier try of the same
+        restore was undone by stays so: that was before any file was put back."""
+        require_id("checkpoint", checkpoint_id)
+        before = self._ledger.control()
+        known = before.undone_by if before.restoring == checkpoint_id else ""
+        control = replace(before, restoring=checkpoint_id, undone_by=known or undone_by)
+        return self._set_control(control, "restore-begun", peer)
+
+    def restore_ends(self, checkpoint_id: str, peer: Peer, *, given_up: bool, stay_paused: bool) -> Control:
+        """It is done, or has changed nothing: what it held back begins, unless somebody paused. Another one that has
+        begun meanwhile goes on."""
+        before = self._ledger.control()
+        if before.restoring != checkpoint_id:
+            return before
+        control = replace(before, restoring="", undone_by="")
+        if stay_paused and not before.paused:
+            control = replace(control, paused=True, reason=f"restored {checkpoint_id}")
+        control = self._set_control(control, "restore-given-up" if given_up else "restore-ended", peer)
         self._effects.begin_held()
         return control
 
@@ -120,9 +150,14 @@ class Desk:
         if self._ledger.control() != control:
             with self._ledger.transaction():
                 self._ledger.set_control(control)
-                self._ledger.note(self._clock(), kind, reason=control.reason, **_by(peer))
+                about = {"checkpoint_id": control.restoring} if control.restoring else {}
+                self._ledger.note(self._clock(), kind, reason=control.reason, **about, **_by(peer))
             self._effects.watchers.tell(CONTROL)
         return control
+
+    def _require_no_restore(self, what: str) -> None:
+        if checkpoint_id := self._ledger.control().restoring:
+            raise RestoreUnderWayError(what=what, checkpoint_id=checkpoint_id)
 
     def _note_answer(self, now: int, kind: str, approval: Approval, peer: Peer) -> None:
         about = {"approval_id": approval.approval_id, "effect_id": approval.effect_id, "digest": approval.digest}

@@ -213,7 +213,7 @@ class Effects:
         self.watchers.tell(record.effect_id)
 
     def _may_begin(self, record: EffectRecord) -> bool:
-        return not self._ledger.control().paused and not self.holds.covers(record.workspace)
+        return not self._ledger.control().still and not self.holds.covers(record.workspace)
 
     def _intend(self, record: EffectRecord) -> None:
         self._tools.require_sandbox()

@@ -23,8 +23,13 @@ from selfware_oversightd.errors import LedgerDamagedError, LedgerFailedError, Le
 from selfware_oversightd.policy import Goal
 from selfware_oversightd.records import Control, EffectRecord, Outcome, State
 
-FORMAT_VERSION = 2
-UPGRADES = {1: trees.SCHEMA}
+FORMAT_VERSION = 3
+RESTORING = """
+CREATE TABLE restoring (one INTEGER PRIMARY KEY CHECK (one = 1), checkpoint_id TEXT NOT NULL, undone_by TEXT NOT NULL)
+STRICT;
+INSERT INTO restoring VALUES (1, '', '');
+"""
+UPGRADES = {1: trees.SCHEMA, 2: RESTORING}
 """What makes a ledger of an older version one of the next."""
 FULL_RECORDS = 2000  # the newest effects keep their output and canonical text
 
@@ -110,12 +115,15 @@ class Ledger:
 
     def control(self) -> Control:
         """What the operator wants now."""
-        paused, reason = self.connection.execute("SELECT paused, reason FROM control").fetchone()
-        return Control(bool(paused), reason)
+        sql = "SELECT paused, reason, checkpoint_id, undone_by FROM control, restoring"
+        paused, *others = self.connection.execute(sql).fetchone()
+        return Control(bool(paused), *others)
 
     def set_control(self, control: Control) -> None:
         """In the present transaction."""
         self.connection.execute("UPDATE control SET paused = ?, reason = ?", (int(control.paused), control.reason))
+        sql = "UPDATE restoring SET checkpoint_id = ?, undone_by = ?"
+        self.connection.execute(sql, (control.restoring, control.undone_by))
 
     # Effects.
 
@@ -187,7 +195,7 @@ class Ledger:
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             script = (
-                f"BEGIN; {SCHEMA} {approvals.SCHEMA} {audit.SCHEMA} {trees.SCHEMA}"
+                f"BEGIN; {SCHEMA} {approvals.SCHEMA} {audit.SCHEMA} {trees.SCHEMA} {RESTORING}"
                 f" PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
             )
             self.connection.executescript(script)

@@ -24,7 +24,7 @@ from selfware_oversightd.desk import Desk
 from selfware_oversightd.errors import InvalidRequestError
 from selfware_oversightd.ledger import Ledger
 from selfware_oversightd.policy import Goal
-from selfware_oversightd.records import Approval, EffectRecord
+from selfware_oversightd.records import Approval, Control, EffectRecord
 from selfware_oversightd.restores import Restores
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -91,7 +91,9 @@ class OperatorApi:
             web.post("/goals", self._register_goal),
             web.post("/pause", self._pause),
             web.post("/resume", self._resume),
+            web.post("/checkpoints/{id}/restore-begins", self._restore_begins),
             web.post("/checkpoints/{id}/restore", self._restore),
+            web.post("/checkpoints/{id}/restore-ends", self._restore_ends),
             web.get("/audit", self._audit),
             web.get("/audit/verify", self._verify),
         ]
@@ -164,13 +166,17 @@ class OperatorApi:
 
     async def _pause(self, request: web.Request) -> web.Response:
         body = await _body(request, reason=str)
-        control = self._desk.pause(body.get("reason", ""), _peer(request))
-        return _json({"paused": control.paused, "reason": control.reason})
+        return _json(_shown_control(self._desk.pause(body.get("reason", ""), _peer(request))))
 
     async def _resume(self, request: web.Request) -> web.Response:
-        await _body(request)
-        control = self._desk.resume(_peer(request))
-        return _json({"paused": control.paused, "reason": control.reason})
+        body = await _body(request, give_up_restore=bool)
+        give_up = body.get("give_up_restore", False)
+        return _json(_shown_control(self._desk.resume(_peer(request), give_up_restore=give_up)))
+
+    async def _restore_begins(self, request: web.Request) -> web.Response:
+        body = await _body(request, undone_by=str)
+        wanted, undone_by = request.match_info["id"], body.get("undone_by", "")
+        return _json(_shown_control(self._desk.restore_begins(wanted, undone_by, _peer(request))))
 
     async def _restore(self, request: web.Request) -> web.Response:
         body = await _body(request, dry_run=bool, into=dict, files=bool)
@@ -181,6 +187,13 @@ class OperatorApi:
         wanted, peer = request.match_info["id"], _peer(request)
         done = await self._restores.restore(wanted, into, peer, dry_run=dry_run, files=files)
         return _json(done.shown())
+
+    async def _restore_ends(self, request: web.Request) -> web.Response:
+        body = await _body(request, given_up=bool, stay_paused=bool)
+        given_up, stay_paused = body.get("given_up", False), body.get("stay_paused", False)
+        wanted, peer = request.match_info["id"], _peer(request)
+        control = self._desk.restore_ends(wanted, peer, given_up=given_up, stay_paused=stay_paused)
+        return _json(_shown_control(control))
 
     async def _audit(self, request: web.Request) -> web.Response:
         text = request.query.get("limit", "100")
@@ -262,6 +275,15 @@ def _peer(request: web.Request) -> Peer:
 
 def _well(report: dict[str, Any]) -> bool:
     return bool(report["health"] == "ok")
+
+
+def _shown_control(control: Control) -> dict[str, Any]:
+    return {
+        "paused": control.still,
+        "reason": control.why,
+        "restoring": control.restoring,
+        "undone_by": control.undone_by,
+    }
 
 
 def _shown_goal(goal: Goal) -> dict[str, Any]:

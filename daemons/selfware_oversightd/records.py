@@ -97,7 +97,19 @@ class Approval:
 
 @dataclass(frozen=True)
 class Control:
-    """What the operator wants."""
+    """What the operator wants, and what is being gone back to."""
 
-    paused: bool
+    paused: bool  # because somebody said so
     reason: str
+    restoring: str = ""  # the checkpoint of a restore that has begun and not ended, whoever leads it
+    undone_by: str = ""  # what that restore saved first, once it has
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing may begin."""
+        return self.paused or bool(self.restoring)
+
+    @property
+    def why(self) -> str:
+        """What is said of it."""
+        return f"restoring {self.restoring}" if self.restoring else self.reason

@@ -134,7 +134,7 @@ class Restores:
         return any(overlap(step.directory, goals) for step in steps)
 
     def _require_still(self, checkpoint_id: str) -> None:
-        if not self._ledger.control().paused:
+        if not self._ledger.control().still:
             raise NotPausedError(checkpoint_id=checkpoint_id, reason="actions may begin at any time")
         running = [record.effect_id for record in self._ledger.not_ended() if record.state is State.INTENT]
         if running:
@@ -153,6 +153,8 @@ class Restores:
             if not trees.is_ours(self._ledger.connection, found, section.name):
                 raise ForeignTreeError(checkpoint_id=checkpoint.checkpoint_id, workspace=section.name)
             directory = self._directory(into.get(section.name, section.name))
+            if not into and directory != section.name:  # a link lies there by now; nobody said to follow it
+                raise InvalidRequestError(problem=f"workspace {section.name} leads to {directory} by now")
             if into and overlap(directory, [step.directory for step in steps]):
                 raise InvalidRequestError(problem=f"'into' names {directory} twice, or something in it")
             steps.append(Step(section, found, directory))

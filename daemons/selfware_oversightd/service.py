@@ -14,7 +14,7 @@ from selfware_oversightd.desk import Desk
 from selfware_oversightd.effects import Effects
 from selfware_oversightd.ledger import Ledger
 from selfware_oversightd.policy import Decision, Rules, decide
-from selfware_oversightd.records import EffectRecord, State
+from selfware_oversightd.records import Control, EffectRecord, State
 
 SERVICE_NAME = "selfware.oversight.v1.Oversight"
 
@@ -49,14 +49,14 @@ class OversightService(oversight_pb2_grpc.OversightServicer):
         self._effects.propose(proposal, real, lambda: self._judge(proposal, real))
         async with aclosing(self._effects.follow(proposal.effect_id)) as records:
             async for record in records:
-                yield update_of(record, self._ledger.control().paused)
+                yield update_of(record, self._ledger.control())
 
     async def WatchControl(
         self, request: oversight_pb2.WatchControlRequest, context: Any
     ) -> AsyncIterator[oversight_pb2.Control]:
         async with aclosing(self._desk.watch_control()) as controls:
             async for control in controls:
-                yield oversight_pb2.Control(paused=control.paused, reason=control.reason)
+                yield oversight_pb2.Control(paused=control.still, reason=control.why, restoring=control.restoring)
 
     async def Capture(self, request: oversight_pb2.CaptureRequest, context: Any) -> oversight_pb2.CaptureReply:
         wish = Wish(
@@ -76,14 +76,21 @@ class OversightService(oversight_pb2_grpc.OversightServicer):
             notes=captured.notes,
         )
 
+    async def FindWorkspace(
+        self, request: oversight_pb2.FindWorkspaceRequest, context: Any
+    ) -> oversight_pb2.FindWorkspaceReply:
+        goal, real = self._ledger.goal(request.task_id), _real_path(request.workspace)
+        known = goal is not None and goal.workspace == real
+        return oversight_pb2.FindWorkspaceReply(workspace=real if known else request.workspace)
+
     def _judge(self, proposal: Proposal, real_workspace: str) -> Decision:
         return decide(proposal, real_workspace, self._ledger.goal(proposal.task_id), self._rules())
 
 
-def update_of(record: EffectRecord, paused: bool) -> oversight_pb2.PerformUpdate:
+def update_of(record: EffectRecord, control: Control) -> oversight_pb2.PerformUpdate:
     """The effect as the agent sees it."""
     update = oversight_pb2.PerformUpdate(
-        effect_id=record.effect_id, state=_STATES[record.state], sentence=sentence_of(record, paused)
+        effect_id=record.effect_id, state=_STATES[record.state], sentence=sentence_of(record, control)
     )
     if record.state is State.WAITING:
         update.approval_id = f"appr-{record.approval}"
@@ -102,13 +109,16 @@ def update_of(record: EffectRecord, paused: bool) -> oversight_pb2.PerformUpdate
     return update
 
 
-def sentence_of(record: EffectRecord, paused: bool) -> str:
+def sentence_of(record: EffectRecord, control: Control) -> str:
     """What is happening to the effect, in words."""
     match record.state:
         case State.WAITING:
             return f"waiting for approval appr-{record.approval}: {record.summary}"
         case State.HELD:
-            return f"waiting: {'paused by the operator' if paused else 'about to begin'}: {record.summary}"
+            what = (
+                "a restore" if control.restoring else "paused by the operator" if control.paused else "about to begin"
+            )
+            return f"waiting: {what}: {record.summary}"
         case State.INTENT:
             return f"running: {record.summary}"
     return record.sentence

@@ -43,7 +43,7 @@ from selfware_common.trees.summary import Named
 from .namespaces import hide_from_actions
 from .refusal import RefusalError
 from .unit import HEADER, receive
-from .workspace import resolve_workspace
+from .workspace import require_workspace
 
 REFUSED = "refused"  # stands for a class: the workspace must not be one
 MOST_PATHS = 200  # of each kind in an answer
@@ -70,7 +70,7 @@ def keep(connection: socket.socket, message: dict[str, Any], file: int) -> None:
     call = {"capture": _capture, "restore": _restore}[message["tree"]]
     told: dict[str, Any]
     try:
-        told = call(message, resolve_workspace(message["workspace"], tuple(message["forbidden"])), file)
+        told = call(message, require_workspace(message["workspace"], tuple(message["forbidden"])), file)
     except SelfwareError as error:
         fields = {name: str(value) for name, value in error.fields.items()}
         told = {"error": type(error).__name__, "fields": fields}

@@ -27,7 +27,7 @@ from .plan import plan_for
 from .refusal import RefusalError, UnsupportedKindError
 from .request import PythonHome, Request
 from .sandbox import is_within
-from .workspace import resolve_cwd, resolve_workspace
+from .workspace import require_workspace, resolve_cwd
 
 EFFECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 BEGINNING_SECONDS = (0.0005, 0.001, 0.002, 0.005)  # until a new look for a runner that has not said its process id yet
@@ -38,7 +38,7 @@ def check(request: Request) -> None:
     if not EFFECT_ID.fullmatch(request.effect_id):
         raise EffectIdError(effect_id=repr(request.effect_id))
     try:
-        workspace = resolve_workspace(request.workspace, request.forbidden)
+        workspace = require_workspace(request.workspace, request.forbidden)
         plan = plan_for(request.parse(), request.python, workspace)
         resolve_cwd(workspace, plan.cwd)
         _check_shown(request)

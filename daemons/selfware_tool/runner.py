@@ -23,7 +23,7 @@ from .refusal import RefusalError
 from .request import Request, unseal_request
 from .sandbox import DataFile, SandboxSpec, SystemRoot, bwrap_argv
 from .words import Ending
-from .workspace import guard_git, resolve_cwd, resolve_workspace
+from .workspace import guard_git, require_workspace, resolve_cwd
 
 EXIT_BUSY = 75  # EX_TEMPFAIL
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -105,7 +105,7 @@ def _perform(
 ) -> tuple[Ending, str]:
     """Run the action in its sandbox; how it ended, as a value and in words. ``begin`` is the moment before it runs."""
     action: Action = request.parse()
-    workspace = resolve_workspace(request.workspace, request.forbidden)
+    workspace = require_workspace(request.workspace, request.forbidden)
     plan = plan_for(action, request.python, workspace)
     guard = guard_git(workspace)
     try:

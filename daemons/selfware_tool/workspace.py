@@ -49,6 +49,14 @@ def resolve_workspace(path: str, forbidden: tuple[str, ...]) -> str:
     return real
 
 
+def require_workspace(path: str, forbidden: tuple[str, ...]) -> str:
+    """The same, of a path that was resolved when a person named it: RefusalError if it leads elsewhere by now."""
+    real = resolve_workspace(path, forbidden)
+    if real != path:
+        raise RefusalError(f"workspace {path} leads to {real} by now")
+    return real
+
+
 def resolve_cwd(workspace: str, cwd: str) -> str:
     """Where a command begins; links on the way are followed inside, where there is nowhere to escape to."""
     path = os.path.normpath(os.path.join(workspace, cwd))

@@ -161,7 +161,8 @@ def tidy() -> None:
 def now(level: str, label: str) -> None:
     """Make a checkpoint now, whatever the schedule says: what the agent knows and the files it works on.
 
-    The files are saved between two actions; one that runs is waited for, up to a minute.
+    The files are saved between two actions; one that runs is waited for, up to a minute. Where nothing has changed
+    since an earlier one, that one is named instead, under its own label.
 
     \b
     Examples:
@@ -171,12 +172,22 @@ def now(level: str, label: str) -> None:
     from selfware_common.rpc import agent_pb2
 
     wanted = agent_pb2.SaveLevel.Value(f"SAVE_LEVEL_{level.upper()}")
+    known = {one.checkpoint_id for one in list_all("")}
     made = save_now(agent_pb2.SaveNowRequest(level=wanted, label=label))
+    there = find(made.checkpoint_id)
+    unchanged = there.checkpoint_id in known
     if output.wants_json():
-        output.emit(output.plain(made))
+        output.emit({**output.plain(made), "unchanged": unchanged, "label": there.label})
         return
     size, stored = output.size(made.state_bytes), output.size(made.stored_bytes)
-    output.say(f"saved {made.checkpoint_id}: the state after event {made.sequence}, {size}, {stored} more on disk")
+    if unchanged:
+        since = f'{there.checkpoint_id} (label "{there.label}", {output.local_time(there.created_unix_nanos)})'
+        output.say(f"nothing has changed since {since}: it holds the state after event {made.sequence}, {size}")
+    else:
+        output.say(f"saved {made.checkpoint_id}: the state after event {made.sequence}, {size}, {stored} more on disk")
+    if label not in ("", there.label):
+        command = f"selfwarectl checkpoints tag {there.checkpoint_id} NAME"
+        output.say(f"  it keeps its label; '{command}' gives it a name that finds it")
     for note in made.notes:
         output.say(f"  {note}")
 

@@ -117,7 +117,7 @@ def _directories(checkpoint_id: str, name: str, parent: Path | None) -> dict[str
     for section in sections:
         if section.kind == WORKSPACE:
             workspace = Path(section.name)
-            copy = (parent or workspace.parent).absolute() / f"{workspace.name}-{name}"
+            copy = (parent or workspace.parent).resolve() / f"{workspace.name}-{name}"
             if copy.exists():
                 raise DirectoryExistsError(path=copy)
             into[section.name] = str(copy)

@@ -1,7 +1,8 @@
 """`restore`: go back to a checkpoint, what the agent knew and the files it worked on, and be able to undo that.
 
-The order matters. First nothing may begin any more, then the present is saved, then oversightd puts the files back,
-last the agent goes back. Whatever fails or dies in between, everything stays paused and the same command goes on.
+The order matters. First nothing may begin any more, and nobody may ask for what would be forgotten; then the present
+is saved, then oversightd puts the files back, last the agent goes back. Whatever fails or dies in between, everything
+stays like that and the same command goes on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 REST_SECONDS = 60.0
 """How long an action that runs is waited for."""
 FILES_SECONDS = 600.0
-UNDONE_BY = ", undone by "
-"""In the reason of a pause: a restore that dies leaves it behind, and the next one finds it."""
 
 
 @click.command()
@@ -34,7 +33,8 @@ def restore(checkpoint_id: str, dry_run: bool, no_files: bool, stay_paused: bool
     """Go back to a checkpoint: what the agent knew, and the files of its workspaces.
 
     Only checkpoints of level 'system' hold files. The present is saved first, so that this can be undone in the same
-    way. Tasks that were given later are forgotten, later approvals are withdrawn.
+    way. Tasks that were given later are forgotten, later approvals are withdrawn. Until it is done, no goal is taken
+    and no question answered.
 
     \b
     Examples:
@@ -49,24 +49,16 @@ def restore(checkpoint_id: str, dry_run: bool, no_files: bool, stay_paused: bool
     if dry_run:
         _show_dry_run(one, with_files)
         return
-    status = reach.operator("GET", "/status")
-    was_paused, safety = bool(status["paused"]), _saved_before(status, one.checkpoint_id)
-    goes_on = bool(safety)  # a restore that died: its files may be back already, so what undoes it is what it saved
-    if not was_paused:
-        reach.operator("POST", "/pause", {"reason": f"restoring {one.checkpoint_id}"})
+    # One that died: its files may be back already, so what undoes it is what it saved, and it is not given up.
+    safety = str(_begin(one.checkpoint_id)["undone_by"])
     try:
-        come_to_rest(was_paused)
-        present = _save_present(one, with_files, was_paused)
+        come_to_rest(one.checkpoint_id, goes_on=bool(safety))
+        present = _save_present(one, with_files, goes_on=bool(safety))
         safety = safety or present
-        if not was_paused:
-            reach.operator("POST", "/pause", {"reason": f"restoring {one.checkpoint_id}{UNDONE_BY}{safety}"})
+        _begin(one.checkpoint_id, undone_by=safety)
         files = put_files_back(one.checkpoint_id, {}, with_files=with_files)
         reply = _restore_agent(one.checkpoint_id)
-        paused = was_paused or stay_paused
-        if not paused:
-            reach.operator("POST", "/resume", {})
-        elif goes_on or not was_paused:
-            reach.operator("POST", "/pause", {"reason": f"restored {one.checkpoint_id}"})
+        paused = bool(_end(one.checkpoint_id, stay_paused=stay_paused)["paused"])
     except NothingChangedError:
         raise
     except (SelfwareError, KeyboardInterrupt) as error:
@@ -96,7 +88,7 @@ class StillPausedError(SelfwareError):
     exit_code = 1
     hint = (
         "Actions stay paused and nothing is lost: run '{command}' again, {undo}"
-        "or 'selfwarectl resume' to go on as it is now."
+        "or 'selfwarectl resume --give-up-restore' to go on as it is now."
     )
 
 
@@ -107,17 +99,16 @@ class NoFilesError(SelfwareError):
     hint = "Choose one of level 'system' (selfwarectl checkpoints ls), or add --no-files."
 
 
-def come_to_rest(was_paused: bool) -> None:
+def come_to_rest(checkpoint_id: str, *, goes_on: bool) -> None:
     """Nothing begins any more: wait until nothing runs. If something runs on, go on as before and say so."""
     end = time.monotonic() + REST_SECONDS
     while running := reach.operator("GET", "/status")["running"]:
         if time.monotonic() > end:
-            if not was_paused:
-                reach.operator("POST", "/resume", {})
-            raise StillRunsError(
-                reason=f"The action {running[0]} still runs after {REST_SECONDS:.0f} s; nothing was changed. "
-                "Try again when it has ended."
-            )
+            reason = f"The action {running[0]} still runs after {REST_SECONDS:.0f} s"
+            if goes_on:
+                raise reach.FailedError(reason=f"{reason}.")
+            _end(checkpoint_id, given_up=True)
+            raise StillRunsError(reason=f"{reason}; nothing was changed. Try again when it has ended.")
         time.sleep(0.2)
 
 
@@ -138,26 +129,36 @@ def _require_files(one: checkpoint_pb2.CheckpointInfo) -> None:
         raise NoFilesError(checkpoint_id=one.checkpoint_id, level=level)
 
 
-def _save_present(one: checkpoint_pb2.CheckpointInfo, with_files: bool, was_paused: bool) -> str:
+def _begin(checkpoint_id: str, undone_by: str = "") -> dict[str, Any]:
+    """Everybody is told, durably, until it ends; what was known of it by then."""
+    told: dict[str, Any] = reach.operator(
+        "POST", f"/checkpoints/{checkpoint_id}/restore-begins", {"undone_by": undone_by}
+    )
+    return told
+
+
+def _end(checkpoint_id: str, *, given_up: bool = False, stay_paused: bool = False) -> dict[str, Any]:
+    """Go on, unless somebody paused."""
+    body = {"given_up": given_up, "stay_paused": stay_paused}
+    told: dict[str, Any] = reach.operator("POST", f"/checkpoints/{checkpoint_id}/restore-ends", body)
+    return told
+
+
+def _save_present(one: checkpoint_pb2.CheckpointInfo, with_files: bool, *, goes_on: bool) -> str:
     """What undoes this; the id of the checkpoint."""
     from selfware_common.rpc import agent_pb2
 
     level = agent_pb2.SAVE_LEVEL_SYSTEM if with_files else agent_pb2.SAVE_LEVEL_SESSION
     label = f"before restoring {one.checkpoint_id}"
     try:
-        return checkpoints.save_now(agent_pb2.SaveNowRequest(level=level, label=label)).checkpoint_id
+        request = agent_pb2.SaveNowRequest(level=level, label=label, before_restore=True)
+        return checkpoints.save_now(request).checkpoint_id
     except SelfwareError as error:
-        if not was_paused:
-            reach.operator("POST", "/resume", {})
+        if goes_on:
+            raise
+        _end(one.checkpoint_id, given_up=True)
         reason = f"The present could not be saved first, so nothing was changed: {error.sentence}"
         raise NothingChangedError(reason=reason) from None
-
-
-def _saved_before(status: dict[str, Any], checkpoint_id: str) -> str:
-    """What was saved by a restore to the same checkpoint that did not come to its end, or ''."""
-    start = f"restoring {checkpoint_id}{UNDONE_BY}"
-    reason = str(status["pause_reason"])
-    return reason.removeprefix(start) if status["paused"] and reason.startswith(start) else ""
 
 
 def _restore_agent(checkpoint_id: str) -> agent_pb2.RestoreReply:

@@ -121,7 +121,8 @@ def _paused() -> dict[str, Any] | None:
     except SelfwareError:
         return None
     control = told.get("control") if isinstance(told.get("control"), dict) else told
-    return {"paused": bool(control.get("paused")), "reason": str(control.get("reason") or "")}
+    reason, restoring = (str(control.get(name) or "") for name in ("pause_reason", "restoring"))
+    return {"paused": bool(control.get("paused")), "reason": reason, "restoring": restoring}
 
 
 def _pending() -> int | None:
@@ -153,7 +154,8 @@ def _print(states: list[State], pressure: str, paused: dict[str, Any] | None, pe
     output.say(f"pressure: {pressure}")
     if paused is not None:
         reason = f" ({paused['reason']})" if paused["reason"] else ""
-        output.say(f"paused: yes{reason}; 'selfwarectl resume' goes on" if paused["paused"] else "paused: no")
+        ends = "it goes on when that is done" if paused["restoring"] else "'selfwarectl resume' goes on"
+        output.say(f"paused: yes{reason}; {ends}" if paused["paused"] else "paused: no")
     if pending:
         output.say(f"questions for you: {pending}; 'selfwarectl approvals ls' shows them")
     elif pending == 0:

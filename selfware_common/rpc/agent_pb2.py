@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from selfware_common.rpc import inference_pb2 as selfware__common_dot_rpc_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fselfware_common/rpc/agent.proto\x12\x11selfware.agent.v1\x1a#selfware_common/rpc/inference.proto\"\x85\x02\n\rSubmitRequest\x12\x0f\n\x07goal_id\x18\x01 \x01(\t\x12\x0c\n\x04goal\x18\x02 \x01(\t\x12\x11\n\tworkspace\x18\x03 \x01(\t\x12\r\n\x05\x63heck\x18\x04 \x03(\t\x12\x31\n\x08priority\x18\x05 \x01(\x0e\x32\x1f.selfware.inference.v1.Priority\x12\x15\n\rbudget_tokens\x18\x06 \x01(\x04\x12\x16\n\x0e\x62udget_seconds\x18\x07 \x01(\x01\x12\x14\n\x0cmax_attempts\x18\x08 \x01(\r\x12\x15\n\rcontext_paths\x18\t \x03(\t\x12\x14\n\x0ctarget_paths\x18\n \x03(\t\x12\x0e\n\x06\x63ommit\x18\x0b \x01(\x08\"\x9d\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04goal\x18\x02 \x01(\t\x12\x11\n\tworkspace\x18\x03 \x01(\t\x12\r\n\x05\x63heck\x18\x04 \x03(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.selfware.agent.v1.TaskState\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x10\n\x08sentence\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\r\n\x05steps\x18\t \x01(\r\x12\x15\n\rprompt_tokens\x18\n \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x0b \x01(\x04\x12\x1b\n\x13\x61\x63\x63\x65pted_unix_nanos\x18\x0c \x01(\x03\x12\x1a\n\x12started_unix_nanos\x18\r \x01(\x03\x12\x18\n\x10\x65nded_unix_nanos\x18\x0e \x01(\x03\x12\x0e\n\x06\x63ommit\x18\x0f \x01(\t\x12\x1b\n\x13waiting_approval_id\x18\x10 \x01(\t\x12\x31\n\x08priority\x18\x11 \x01(\x0e\x32\x1f.selfware.inference.v1.Priority\"\x12\n\x10ListTasksRequest\"L\n\x0eListTasksReply\x12&\n\x05tasks\x18\x01 \x03(\x0b\x32\x17.selfware.agent.v1.Task\x12\x12\n\nsession_id\x18\x02 \x01(\t\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x1f\n\x0cWatchRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x87\x01\n\x08Progress\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x17.selfware.agent.v1.Task\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\x12\x15\n\rstream_tokens\x18\x05 \x01(\r\"L\n\x0eSaveNowRequest\x12+\n\x05level\x18\x01 \x01(\x0e\x32\x1c.selfware.agent.v1.SaveLevel\x12\r\n\x05label\x18\x02 \x01(\t\"q\n\x0cSaveNowReply\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x04 \x01(\x04\x12\r\n\x05notes\x18\x05 \x03(\t\"\'\n\x0eRestoreRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"\\\n\x0cRestoreReply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12&\n\x05tasks\x18\x03 \x03(\x0b\x32\x17.selfware.agent.v1.Task\"\xaf\x01\n\x0b\x46orkRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x42\n\nworkspaces\x18\x03 \x03(\x0b\x32..selfware.agent.v1.ForkRequest.WorkspacesEntry\x1a\x31\n\x0fWorkspacesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\tForkReply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12,\n\x05goals\x18\x04 \x03(\x0b\x32\x1d.selfware.agent.v1.ForkedGoal\"O\n\nForkedGoal\x12\x0f\n\x07goal_id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\r\n\x05\x63heck\x18\x03 \x03(\t\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x08\"$\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\" \n\x0cRecoverReply\x12\x10\n\x08sentence\x18\x01 \x01(\t*\xb6\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x16\n\x12TASK_STATE_WAITING\x10\x03\x12\x15\n\x11TASK_STATE_SOLVED\x10\x04\x12\x15\n\x11TASK_STATE_FAILED\x10\x05\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x06*V\n\tSaveLevel\x12\x1a\n\x16SAVE_LEVEL_UNSPECIFIED\x10\x00\x12\x16\n\x12SAVE_LEVEL_SESSION\x10\x03\x12\x15\n\x11SAVE_LEVEL_SYSTEM\x10\x04\x32\xfc\x05\n\x05\x41gent\x12\x43\n\x06Submit\x12 .selfware.agent.v1.SubmitRequest\x1a\x17.selfware.agent.v1.Task\x12S\n\tListTasks\x12#.selfware.agent.v1.ListTasksRequest\x1a!.selfware.agent.v1.ListTasksReply\x12\x45\n\x07GetTask\x12!.selfware.agent.v1.GetTaskRequest\x1a\x17.selfware.agent.v1.Task\x12K\n\nCancelTask\x12$.selfware.agent.v1.CancelTaskRequest\x1a\x17.selfware.agent.v1.Task\x12I\n\tRetryTask\x12#.selfware.agent.v1.RetryTaskRequest\x1a\x17.selfware.agent.v1.Task\x12G\n\x05Watch\x12\x1f.selfware.agent.v1.WatchRequest\x1a\x1b.selfware.agent.v1.Progress0\x01\x12M\n\x07SaveNow\x12!.selfware.agent.v1.SaveNowRequest\x1a\x1f.selfware.agent.v1.SaveNowReply\x12M\n\x07Restore\x12!.selfware.agent.v1.RestoreRequest\x1a\x1f.selfware.agent.v1.RestoreReply\x12\x44\n\x04\x46ork\x12\x1e.selfware.agent.v1.ForkRequest\x1a\x1c.selfware.agent.v1.ForkReply\x12M\n\x07Recover\x12!.selfware.agent.v1.RecoverRequest\x1a\x1f.selfware.agent.v1.RecoverReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fselfware_common/rpc/agent.proto\x12\x11selfware.agent.v1\x1a#selfware_common/rpc/inference.proto\"\x85\x02\n\rSubmitRequest\x12\x0f\n\x07goal_id\x18\x01 \x01(\t\x12\x0c\n\x04goal\x18\x02 \x01(\t\x12\x11\n\tworkspace\x18\x03 \x01(\t\x12\r\n\x05\x63heck\x18\x04 \x03(\t\x12\x31\n\x08priority\x18\x05 \x01(\x0e\x32\x1f.selfware.inference.v1.Priority\x12\x15\n\rbudget_tokens\x18\x06 \x01(\x04\x12\x16\n\x0e\x62udget_seconds\x18\x07 \x01(\x01\x12\x14\n\x0cmax_attempts\x18\x08 \x01(\r\x12\x15\n\rcontext_paths\x18\t \x03(\t\x12\x14\n\x0ctarget_paths\x18\n \x03(\t\x12\x0e\n\x06\x63ommit\x18\x0b \x01(\x08\"\x9d\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04goal\x18\x02 \x01(\t\x12\x11\n\tworkspace\x18\x03 \x01(\t\x12\r\n\x05\x63heck\x18\x04 \x03(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.selfware.agent.v1.TaskState\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x10\n\x08sentence\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\r\n\x05steps\x18\t \x01(\r\x12\x15\n\rprompt_tokens\x18\n \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x0b \x01(\x04\x12\x1b\n\x13\x61\x63\x63\x65pted_unix_nanos\x18\x0c \x01(\x03\x12\x1a\n\x12started_unix_nanos\x18\r \x01(\x03\x12\x18\n\x10\x65nded_unix_nanos\x18\x0e \x01(\x03\x12\x0e\n\x06\x63ommit\x18\x0f \x01(\t\x12\x1b\n\x13waiting_approval_id\x18\x10 \x01(\t\x12\x31\n\x08priority\x18\x11 \x01(\x0e\x32\x1f.selfware.inference.v1.Priority\"\x12\n\x10ListTasksRequest\"L\n\x0eListTasksReply\x12&\n\x05tasks\x18\x01 \x03(\x0b\x32\x17.selfware.agent.v1.Task\x12\x12\n\nsession_id\x18\x02 \x01(\t\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x1f\n\x0cWatchRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x87\x01\n\x08Progress\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x17.selfware.agent.v1.Task\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\x12\x15\n\rstream_tokens\x18\x05 \x01(\r\"d\n\x0eSaveNowRequest\x12+\n\x05level\x18\x01 \x01(\x0e\x32\x1c.selfware.agent.v1.SaveLevel\x12\r\n\x05label\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x65\x66ore_restore\x18\x03 \x01(\x08\"q\n\x0cSaveNowReply\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x04 \x01(\x04\x12\r\n\x05notes\x18\x05 \x03(\t\"\'\n\x0eRestoreRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"\\\n\x0cRestoreReply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12&\n\x05tasks\x18\x03 \x03(\x0b\x32\x17.selfware.agent.v1.Task\"\xaf\x01\n\x0b\x46orkRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x42\n\nworkspaces\x18\x03 \x03(\x0b\x32..selfware.agent.v1.ForkRequest.WorkspacesEntry\x1a\x31\n\x0fWorkspacesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\tForkReply\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12,\n\x05goals\x18\x04 \x03(\x0b\x32\x1d.selfware.agent.v1.ForkedGoal\"O\n\nForkedGoal\x12\x0f\n\x07goal_id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\r\n\x05\x63heck\x18\x03 \x03(\t\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x08\"$\n\x0eRecoverRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\" \n\x0cRecoverReply\x12\x10\n\x08sentence\x18\x01 \x01(\t*\xb6\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x16\n\x12TASK_STATE_WAITING\x10\x03\x12\x15\n\x11TASK_STATE_SOLVED\x10\x04\x12\x15\n\x11TASK_STATE_FAILED\x10\x05\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x06*V\n\tSaveLevel\x12\x1a\n\x16SAVE_LEVEL_UNSPECIFIED\x10\x00\x12\x16\n\x12SAVE_LEVEL_SESSION\x10\x03\x12\x15\n\x11SAVE_LEVEL_SYSTEM\x10\x04\x32\xfc\x05\n\x05\x41gent\x12\x43\n\x06Submit\x12 .selfware.agent.v1.SubmitRequest\x1a\x17.selfware.agent.v1.Task\x12S\n\tListTasks\x12#.selfware.agent.v1.ListTasksRequest\x1a!.selfware.agent.v1.ListTasksReply\x12\x45\n\x07GetTask\x12!.selfware.agent.v1.GetTaskRequest\x1a\x17.selfware.agent.v1.Task\x12K\n\nCancelTask\x12$.selfware.agent.v1.CancelTaskRequest\x1a\x17.selfware.agent.v1.Task\x12I\n\tRetryTask\x12#.selfware.agent.v1.RetryTaskRequest\x1a\x17.selfware.agent.v1.Task\x12G\n\x05Watch\x12\x1f.selfware.agent.v1.WatchRequest\x1a\x1b.selfware.agent.v1.Progress0\x01\x12M\n\x07SaveNow\x12!.selfware.agent.v1.SaveNowRequest\x1a\x1f.selfware.agent.v1.SaveNowReply\x12M\n\x07Restore\x12!.selfware.agent.v1.RestoreRequest\x1a\x1f.selfware.agent.v1.RestoreReply\x12\x44\n\x04\x46ork\x12\x1e.selfware.agent.v1.ForkRequest\x1a\x1c.selfware.agent.v1.ForkReply\x12M\n\x07Recover\x12!.selfware.agent.v1.RecoverRequest\x1a\x1f.selfware.agent.v1.RecoverReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FORKREQUEST_WORKSPACESENTRY']._loaded_options = None
   _globals['_FORKREQUEST_WORKSPACESENTRY']._serialized_options = b'8\001'
-  _globals['_TASKSTATE']._serialized_start=1946
-  _globals['_TASKSTATE']._serialized_end=2128
-  _globals['_SAVELEVEL']._serialized_start=2130
-  _globals['_SAVELEVEL']._serialized_end=2216
+  _globals['_TASKSTATE']._serialized_start=1970
+  _globals['_TASKSTATE']._serialized_end=2152
+  _globals['_SAVELEVEL']._serialized_start=2154
+  _globals['_SAVELEVEL']._serialized_end=2240
   _globals['_SUBMITREQUEST']._serialized_start=92
   _globals['_SUBMITREQUEST']._serialized_end=353
   _globals['_TASK']._serialized_start=356
@@ -57,25 +57,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROGRESS']._serialized_start=1029
   _globals['_PROGRESS']._serialized_end=1164
   _globals['_SAVENOWREQUEST']._serialized_start=1166
-  _globals['_SAVENOWREQUEST']._serialized_end=1242
-  _globals['_SAVENOWREPLY']._serialized_start=1244
-  _globals['_SAVENOWREPLY']._serialized_end=1357
-  _globals['_RESTOREREQUEST']._serialized_start=1359
-  _globals['_RESTOREREQUEST']._serialized_end=1398
-  _globals['_RESTOREREPLY']._serialized_start=1400
-  _globals['_RESTOREREPLY']._serialized_end=1492
-  _globals['_FORKREQUEST']._serialized_start=1495
-  _globals['_FORKREQUEST']._serialized_end=1670
-  _globals['_FORKREQUEST_WORKSPACESENTRY']._serialized_start=1621
-  _globals['_FORKREQUEST_WORKSPACESENTRY']._serialized_end=1670
-  _globals['_FORKREPLY']._serialized_start=1672
-  _globals['_FORKREPLY']._serialized_end=1790
-  _globals['_FORKEDGOAL']._serialized_start=1792
-  _globals['_FORKEDGOAL']._serialized_end=1871
-  _globals['_RECOVERREQUEST']._serialized_start=1873
-  _globals['_RECOVERREQUEST']._serialized_end=1909
-  _globals['_RECOVERREPLY']._serialized_start=1911
-  _globals['_RECOVERREPLY']._serialized_end=1943
-  _globals['_AGENT']._serialized_start=2219
-  _globals['_AGENT']._serialized_end=2983
+  _globals['_SAVENOWREQUEST']._serialized_end=1266
+  _globals['_SAVENOWREPLY']._serialized_start=1268
+  _globals['_SAVENOWREPLY']._serialized_end=1381
+  _globals['_RESTOREREQUEST']._serialized_start=1383
+  _globals['_RESTOREREQUEST']._serialized_end=1422
+  _globals['_RESTOREREPLY']._serialized_start=1424
+  _globals['_RESTOREREPLY']._serialized_end=1516
+  _globals['_FORKREQUEST']._serialized_start=1519
+  _globals['_FORKREQUEST']._serialized_end=1694
+  _globals['_FORKREQUEST_WORKSPACESENTRY']._serialized_start=1645
+  _globals['_FORKREQUEST_WORKSPACESENTRY']._serialized_end=1694
+  _globals['_FORKREPLY']._serialized_start=1696
+  _globals['_FORKREPLY']._serialized_end=1814
+  _globals['_FORKEDGOAL']._serialized_start=1816
+  _globals['_FORKEDGOAL']._serialized_end=1895
+  _globals['_RECOVERREQUEST']._serialized_start=1897
+  _globals['_RECOVERREQUEST']._serialized_end=1933
+  _globals['_RECOVERREPLY']._serialized_start=1935
+  _globals['_RECOVERREPLY']._serialized_end=1967
+  _globals['_AGENT']._serialized_start=2243
+  _globals['_AGENT']._serialized_end=3007
 # @@protoc_insertion_point(module_scope)

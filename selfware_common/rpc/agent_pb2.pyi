@@ -367,17 +367,21 @@ class SaveNowRequest(_message.Message):
 
     LEVEL_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    BEFORE_RESTORE_FIELD_NUMBER: _builtins.int
     level: Global___SaveLevel.ValueType
     label: _builtins.str
+    before_restore: _builtins.bool
+    """the first step of a restore; anybody else's is refused while one is under way"""
     def __init__(
         self,
         *,
         level: Global___SaveLevel.ValueType = ...,
         label: _builtins.str = ...,
+        before_restore: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "level", b"level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_restore", b"before_restore", "label", b"label", "level", b"level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,11 @@ class OversightStub:
                 request_serializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureRequest.SerializeToString,
                 response_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureReply.FromString,
                 _registered_method=True)
+        self.FindWorkspace = channel.unary_unary(
+                '/selfware.oversight.v1.Oversight/FindWorkspace',
+                request_serializer=selfware__common_dot_rpc_dot_oversight__pb2.FindWorkspaceRequest.SerializeToString,
+                response_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.FindWorkspaceReply.FromString,
+                _registered_method=True)
 
 
 class OversightServicer:
@@ -78,6 +83,14 @@ class OversightServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindWorkspace(self, request, context):
+        """What a path of a goal leads to, asked once, when the goal is taken in: the real path that the operator registered, or
+        the path itself if it leads anywhere else (then every action there is refused).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OversightServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +108,11 @@ def add_OversightServicer_to_server(servicer, server):
                     servicer.Capture,
                     request_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureRequest.FromString,
                     response_serializer=selfware__common_dot_rpc_dot_oversight__pb2.CaptureReply.SerializeToString,
+            ),
+            'FindWorkspace': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindWorkspace,
+                    request_deserializer=selfware__common_dot_rpc_dot_oversight__pb2.FindWorkspaceRequest.FromString,
+                    response_serializer=selfware__common_dot_rpc_dot_oversight__pb2.FindWorkspaceReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class Oversight:
             '/selfware.oversight.v1.Oversight/Capture',
             selfware__common_dot_rpc_dot_oversight__pb2.CaptureRequest.SerializeToString,
             selfware__common_dot_rpc_dot_oversight__pb2.CaptureReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindWorkspace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfware.oversight.v1.Oversight/FindWorkspace',
+            selfware__common_dot_rpc_dot_oversight__pb2.FindWorkspaceRequest.SerializeToString,
+            selfware__common_dot_rpc_dot_oversight__pb2.FindWorkspaceReply.FromString,
             options,
             channel_credentials,
             insecure,

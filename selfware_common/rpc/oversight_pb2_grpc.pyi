@@ -42,6 +42,10 @@ class OversightStub:
     """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
     refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
     """
+    FindWorkspace: _grpc.UnaryUnaryMultiCallable[_oversight_pb2.FindWorkspaceRequest, _oversight_pb2.FindWorkspaceReply]
+    """What a path of a goal leads to, asked once, when the goal is taken in: the real path that the operator registered, or
+    the path itself if it leads anywhere else (then every action there is refused).
+    """
 
 @_typing.type_check_only
 class OversightAsyncStub(OversightStub):
@@ -56,6 +60,10 @@ class OversightAsyncStub(OversightStub):
     Capture: _aio.UnaryUnaryMultiCallable[_oversight_pb2.CaptureRequest, _oversight_pb2.CaptureReply]  # type: ignore[assignment]
     """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
     refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
+    """
+    FindWorkspace: _aio.UnaryUnaryMultiCallable[_oversight_pb2.FindWorkspaceRequest, _oversight_pb2.FindWorkspaceReply]  # type: ignore[assignment]
+    """What a path of a goal leads to, asked once, when the goal is taken in: the real path that the operator registered, or
+    the path itself if it leads anywhere else (then every action there is refused).
     """
 
 class OversightServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +94,16 @@ class OversightServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_oversight_pb2.CaptureReply, _abc.Awaitable[_oversight_pb2.CaptureReply]]:
         """Save the workspaces as they are, with the state of a checkpoint that was saved before: one system checkpoint. It is
         refused with ABORTED while an action runs there or has ended since: save the state again, and ask again.
+        """
+
+    @_abc_1.abstractmethod
+    def FindWorkspace(
+        self,
+        request: _oversight_pb2.FindWorkspaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oversight_pb2.FindWorkspaceReply, _abc.Awaitable[_oversight_pb2.FindWorkspaceReply]]:
+        """What a path of a goal leads to, asked once, when the goal is taken in: the real path that the operator registered, or
+        the path itself if it leads anywhere else (then every action there is refused).
         """
 
 def add_OversightServicer_to_server(servicer: OversightServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -516,6 +516,45 @@ def test_a_tree_of_ours_is_restored_only_where_it_was_taken(whole: Whole) -> Non
     assert list(other.iterdir()) == []
 
 
+def test_a_link_in_the_place_of_a_workspace_is_neither_saved_nor_restored_through(whole: Whole) -> None:
+    (whole.workspace / "file").write_text("mine\n")
+    saved = whole.capture()
+    other = whole.home / "other"
+    other.mkdir()
+    (other / "theirs").write_text("theirs\n")
+    whole.workspace.rename(whole.home / "moved")
+    whole.workspace.symlink_to(other)
+    notes = whole.capture().notes
+    assert notes == [f"{whole.workspace}: there is no such directory"]
+    whole.pause()
+    status, answer = whole.restore(saved.checkpoint_id)
+    assert (status, "by now" in answer["error"]["sentence"]) == (400, True), answer
+    assert [path.name for path in other.iterdir()] == ["theirs"]
+
+
+def test_a_path_of_a_goal_is_found_only_where_the_operator_registered_it(whole: Whole) -> None:
+    """The agent asks; what leads anywhere else stays as it was given, and every action there is refused."""
+    link, other = whole.home / "link", whole.home / "other"
+    other.mkdir()
+    link.symlink_to(whole.workspace)
+    with clients.sync_channel(whole.home / "run/oversightd/agent.sock") as channel:
+        stub = oversight_pb2_grpc.OversightStub(channel)
+
+        def found(workspace: str, task_id: str = "t") -> str:
+            return stub.FindWorkspace(pb.FindWorkspaceRequest(task_id=task_id, workspace=workspace)).workspace
+
+        assert found(str(link)) == str(whole.workspace)
+        assert found(str(link), "nobody") == str(link)
+        link.unlink()
+        for elsewhere in (other, whole.home / "state", whole.home, Path("/etc")):
+            link.symlink_to(elsewhere)
+            assert found(str(link)) == str(link)
+            assert whole.stack.post("/goals", goal_id="t", workspace=str(link), check=["true"])[0] in (400, 409)
+            link.unlink()
+        assert found("../work") == "../work"
+        assert found("/nul\0") == "/nul\0"
+
+
 def test_a_tree_whose_contents_were_swapped_under_its_hash_changes_nothing(whole: Whole) -> None:
     """The hash in the ledger is the right one; a byte of a file's content is not."""
     (whole.workspace / "file").write_text("right\n")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
+from selfware_agent import past
 from selfware_common import events
 from selfware_common.rpc import agent_pb2, checkpoint_pb2
+from selfware_common.state.wire import BULK_SOCKET
 from selfware_tool.probe import probe
 from tests.process.test_agent import ctl, loop_script, run, state_is, until
 from tests.rig import Job, Rig, effect_ids, tree_hash
@@ -95,6 +100,34 @@ def test_going_back_takes_files_and_knowledge_along_and_can_be_undone() -> None:
             assert (await ctl(home, "restore", done["saved_before"]))[0] == 0
             assert tree_hash(workspace) == late
             assert (await rig.tasks())["walk"].state == agent_pb2.TASK_STATE_SOLVED
+
+    run(work)
+
+
+@pytest.mark.parametrize("level", ["system", "session"])
+def test_whoever_saves_what_is_saved_already_is_told_where_it_is_and_how_to_name_it(level: str) -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            await waits_with_one_file(rig, workspace)
+            now = ("checkpoints", "now", "--level", level)
+            first = await ctl_json(home, *now, "--label", "one file")
+            code, said = await ctl(home, *now, "--label", "before the big step")
+            assert code == 0
+            assert said.startswith(f'nothing has changed since {first["checkpoint_id"]} (label "{first["label"]}", ')
+            assert f"'selfwarectl checkpoints tag {first['checkpoint_id']} NAME'" in said
+            again = await ctl_json(home, *now, "--label", "before the big step")
+            assert (again["checkpoint_id"], again["unchanged"]) == (first["checkpoint_id"], True)
+            assert again["label"] == first["label"]
+            # The same label, or none, asks for nothing more.
+            for label in (["--label", first["label"]], []):
+                said = (await ctl(home, *now, *label))[1]
+                assert "nothing has changed since" in said
+                assert "checkpoints tag" not in said
+
+            await approve_the_one_question(rig)
+            await rig.all_ended(1)
+            after = await ctl_json(home, *now, "--label", "before the big step")
+            assert (after["unchanged"], after["label"]) == (False, "before the big step")
 
     run(work)
 
@@ -244,5 +277,118 @@ def test_the_session_of_another_program_is_not_taken_up() -> None:
             assert list(await rig.tasks()) == ["walk"]
         async with Rig(home, WALK) as rig:
             assert list(await rig.tasks()) == ["walk"]
+
+    run(work)
+
+
+def test_during_a_restore_everybody_is_told_no_instead_of_being_forgotten() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            then = await waits_with_one_file(rig, workspace)
+            _, answer = await rig.operator("GET", "/interventions?state=pending")
+            question = answer["interventions"][0]["id"]
+            forked = await ctl_json(home, "fork", then, "--name", "try")
+            assert (await rig.operator("POST", f"/checkpoints/{then}/restore-begins", {}))[0] == 200
+            late = ["run", "late; nothing", "--workspace", str(workspace)]
+            refused = {
+                "No goal is taken": late,
+                "No task is cancelled": ["tasks", "cancel", "walk"],
+                "No task is tried again": ["tasks", "retry", "walk"],
+                "No question is answered": ["approve", question],
+                "No files are saved": ["checkpoints", "now"],
+                "No other session is taken up": ["recover", "--session", forked["session_id"]],
+                "Nothing goes on": ["resume"],
+            }
+            for what, argv in refused.items():
+                code, said = await ctl(home, *argv)
+                assert code == 4, (argv, said)
+                assert f"{what} now: a restore to {then} is under way." in " ".join(said.split()), said
+                assert f"selfwarectl restore {then}' finishes it" in " ".join(said.split()), said
+            assert (await ctl(home, "reject", question))[0] == 4
+            assert (await ctl(home, "checkpoints", "now", "--level", "session"))[0] == 0
+            assert "restoring" in (await ctl(home, "status"))[1]
+            # Somebody pauses meanwhile: that stands when the restore is done.
+            assert (await ctl(home, "pause", "--reason", "lunch"))[0] == 0
+            # The one that was begun above died; its command, given again, finishes it.
+            assert (await ctl_json(home, "restore", then))["paused"]
+            assert (await rig.operator("GET", "/status"))[1]["pause_reason"] == "lunch"
+            assert (await ctl(home, "resume"))[0] == 0
+            assert (await ctl(home, *late))[0] == 0
+            assert len(await rig.tasks()) == 2
+
+            assert (await rig.operator("POST", f"/checkpoints/{then}/restore-begins", {}))[0] == 200
+            assert (await ctl(home, "resume", "--give-up-restore"))[0] == 0
+            assert (await ctl(home, *late))[0] == 0
+
+    run(work)
+
+
+def test_no_goal_that_was_accepted_is_lost_by_a_restore_beside_it() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        finish = {"when": {"contains": ["beside;"]}, "reply": {"tool": "finish", "summary": "done"}}
+        async with Rig(home, [*WALK, finish]) as rig:
+            then = await waits_with_one_file(rig, workspace)
+            accepted: list[str] = []
+            done = asyncio.Event()
+
+            async def submit_for_ever() -> int:
+                number, refused = 0, 0
+                while not done.is_set():
+                    number += 1
+                    try:
+                        await rig.submit(Job(f"beside-{number}", "beside; nothing", workspace))
+                    except grpc.aio.AioRpcError as error:
+                        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error
+                        refused += 1
+                        await asyncio.sleep(0.01)
+                    else:
+                        accepted.append(f"beside-{number}")
+                        await asyncio.sleep(0.05)
+                return refused
+
+            submitting = asyncio.create_task(submit_for_ever())
+            restored = await ctl_json(home, "restore", then)
+            after = len(accepted)
+            await until(lambda: grown(accepted, after))
+            done.set()
+            assert await submitting, "nobody was told no"
+            bulk = rig.paths.socket_of("checkpointd", BULK_SOCKET)
+            _, before = await asyncio.to_thread(past.read, bulk, home / "spool", restored["saved_before"], "")
+            saved = set(before.tasks)
+            known = set(await rig.tasks())
+            assert [name for name in accepted if name not in saved | known] == []
+            assert set(accepted) & saved
+            assert set(accepted) & known
+
+    async def grown(accepted: list[str], after: int) -> bool:
+        return len(accepted) > after
+
+    run(work)
+
+
+def test_a_goal_given_through_a_link_works_where_the_link_led_when_it_was_given() -> None:
+    async def work(home: Path, workspace: Path) -> None:
+        async with Rig(home, WALK) as rig:
+            link, other = home / "link", workspace.parent / "other"
+            link.symlink_to(workspace)
+            other.mkdir()
+            (other / "theirs").write_text("theirs\n")
+            untouched = tree_hash(other)
+            then = await waits_with_one_file(rig, link)
+            assert (await rig.tasks())["walk"].workspace == str(workspace)
+            early = tree_hash(workspace)
+            copies = home / "copies"
+            copies.symlink_to(workspace.parent)
+            forked = await ctl_json(home, "fork", then, "--name", "try", "--into", str(copies))
+            assert forked["goals"][0]["workspace"] == str(workspace.parent / "w-try")
+
+            link.unlink()
+            link.symlink_to(other)
+            await approve_the_one_question(rig)
+            assert (await rig.all_ended(1))["walk"].state == agent_pb2.TASK_STATE_SOLVED
+            assert tree_hash(workspace) != early
+            await ctl_json(home, "restore", then)
+            assert tree_hash(workspace) == early
+            assert tree_hash(other) == untouched
 
     run(work)

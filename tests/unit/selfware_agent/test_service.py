@@ -9,8 +9,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from selfware_agent import config, service, state
+from selfware_agent.door import Door
 from selfware_agent.service import AgentService
 from selfware_common.rpc import agent_pb2
+
+DEFAULTS = config.Defaults(strategy="loop", max_attempts=1, budget_tokens=0, budget_seconds=0)
 
 
 class Agent:
@@ -21,7 +24,7 @@ class Agent:
         self.session, self.session_id, self.recovered_in_words = state.Session(), "main", "recovered"
         self.recovered, self.progressed, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.done: list[str] = []
-        self.resting = False
+        self.resting, self.restoring = False, ""
 
     async def wait_ready(self) -> None:
         return
@@ -65,7 +68,10 @@ async def begun(agent: Agent, service: AgentService) -> asyncio.Task[Any]:
 
 
 def service_of(agent: Agent) -> AgentService:
-    return AgentService(cast(Any, agent), cast(Any, agent), cast(Any, None))
+    async def restoring() -> str:
+        return agent.restoring
+
+    return AgentService(cast(Any, agent), cast(Any, agent), Door(restoring), DEFAULTS)
 
 
 def test_who_hangs_up_does_not_leave_a_restore_half_done() -> None:
@@ -102,5 +108,4 @@ def test_no_session_is_restored_to_what_was_read_of_another_one() -> None:
 def test_a_workspace_has_one_name_however_it_is_written() -> None:
     """A system checkpoint names it to oversightd, which compares."""
     request = agent_pb2.SubmitRequest(goal="do it", workspace="/srv//repo/./")
-    defaults = config.Defaults(strategy="loop", max_attempts=1, budget_tokens=0, budget_seconds=0)
-    assert service.to_goal(request, defaults).workspace == "/srv/repo"
+    assert service.to_goal(request, DEFAULTS).workspace == "/srv/repo"

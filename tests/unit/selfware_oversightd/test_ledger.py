@@ -54,13 +54,13 @@ def test_what_was_recorded_is_there_after_reopening(tmp_path: Path) -> None:
     with first.transaction():
         first.add_effect(RECORD)
         first.add_goal(goal)
-        first.set_control(Control(True, "lunch"))
+        first.set_control(Control(True, "lunch", "ckpt-1", "ckpt-2"))
     first.close()
     second = Ledger(tmp_path / "ledger.sqlite")
     assert second.effect("e-1") == RECORD
     assert second.not_ended() == [RECORD]
     assert second.goals() == [goal]
-    assert second.control() == Control(True, "lunch")
+    assert second.control() == Control(True, "lunch", "ckpt-1", "ckpt-2")
     second.close()
 
 
@@ -141,12 +141,14 @@ def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     with first.transaction() as connection:
         first.add_effect(RECORD)
         connection.execute("DROP TABLE captures")
+        connection.execute("DROP TABLE restoring")
     first.connection.execute("PRAGMA user_version = 1")
     first.close()
     for _ in range(2):
         again = Ledger(tmp_path / "ledger.sqlite")
         assert again.effect("e-1") == RECORD
         assert not trees.is_ours(again.connection, "h", "/w")
+        assert again.control() == Control(False, "")
         assert again.connection.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
         again.close()
 

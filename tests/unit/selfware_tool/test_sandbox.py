@@ -15,7 +15,7 @@ from selfware_tool.plan import plan_for
 from selfware_tool.refusal import RefusalError
 from selfware_tool.request import Features, Limits, PythonHome, Request, unseal_request
 from selfware_tool.sandbox import Mount, SandboxSpec, bwrap_argv, environment, gated, is_within
-from selfware_tool.workspace import guard_git, resolve_workspace
+from selfware_tool.workspace import guard_git, require_workspace, resolve_workspace
 
 PYTHON = PythonHome("/opt/python/bin/python3", ("/opt/python", "/srv/here/.venv"), "/opt/python/bin")
 SPEC = SandboxSpec("/srv/here", "/srv/here", PYTHON, Limits(), Features())
@@ -133,6 +133,17 @@ def test_state_and_system_are_no_workspaces(tmp_path: Path) -> None:
     beside = tmp_path / "home" / "workspaces"
     beside.mkdir()
     assert resolve_workspace(str(beside), (str(state),)) == str(beside.resolve())
+
+
+def test_a_link_in_the_place_of_a_workspace_is_not_followed(tmp_path: Path) -> None:
+    workspace, other = tmp_path.resolve() / "workspace", tmp_path / "other"
+    workspace.mkdir()
+    other.mkdir()
+    assert require_workspace(str(workspace), ()) == str(workspace)
+    workspace.rmdir()
+    workspace.symlink_to(other)
+    with pytest.raises(RefusalError, match="by now"):
+        require_workspace(str(workspace), ())
 
 
 def test_a_directory_shown_for_reading_must_not_show_our_state(tmp_path: Path) -> None:

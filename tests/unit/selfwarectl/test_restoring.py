@@ -20,18 +20,22 @@ class World:
     """An oversightd and an agent; `fails` is raised by whatever it names, once."""
 
     def __init__(self) -> None:
-        self.paused, self.reason = False, ""
+        self.paused = False
+        self.restoring, self.undone_by = "", ""
         self.saved = 1
         self.fails: dict[str, BaseException] = {}
 
     def operator(self, method: str, target: str, body: dict[str, Any] | None = None, seconds: float = 0) -> Any:
         self._fail(target.rpartition("/")[2])
         if target == "/status":
-            return {"paused": self.paused, "pause_reason": self.reason, "running": []}
-        if target == "/pause":
-            self.paused, self.reason = True, str((body or {})["reason"])
-        if target == "/resume":
-            self.paused, self.reason = False, ""
+            return {"running": []}
+        if target.endswith("/restore-begins"):
+            self.restoring = "ckpt-1"
+            self.undone_by = self.undone_by or str((body or {})["undone_by"])
+            return {"undone_by": self.undone_by}
+        if target.endswith("/restore-ends"):
+            self.restoring, self.undone_by = "", ""
+            return {"paused": self.paused or bool(body and body["stay_paused"])}
         none = {"count": 0, "paths": []}
         return {"workspaces": [{"directory": "/w", "created": none, "changed": none, "deleted": none}]}
 
@@ -69,11 +73,11 @@ def away() -> UnreachableError:
 
 
 @pytest.mark.parametrize("what", [away, KeyboardInterrupt])
-@pytest.mark.parametrize("where", ["save", "restore", "agent", "resume"])
-def test_who_is_left_with_a_pause_is_told(world: World, where: str, what: Callable[[], BaseException]) -> None:
+@pytest.mark.parametrize("where", ["save", "restore", "agent", "restore-ends"])
+def test_who_is_left_with_half_a_restore_is_told(world: World, where: str, what: Callable[[], BaseException]) -> None:
     world.fails[where] = what()
     error = given().exception
-    if not world.paused:
+    if not world.restoring:
         assert isinstance(error, restoring.NothingChangedError)
         return
     assert isinstance(error, restoring.StillPausedError)
@@ -87,14 +91,13 @@ def test_a_restore_that_goes_on_is_undone_by_what_the_first_try_saved(world: Wor
         assert isinstance(given().exception, restoring.StillPausedError)
     told = given()
     assert world.saved == 4  # the present is saved each time, but the first was before any file was put back
-    assert "'selfwarectl restore ckpt-2' undoes this; still paused" in told.output
+    assert "'selfwarectl restore ckpt-2' undoes this\n" in told.output
     assert "'selfwarectl restore ckpt-5' undoes this" in given().output  # another restore, of what is there by now
 
 
 def test_a_pause_that_was_there_before_is_left_as_it_was(world: World) -> None:
-    world.operator("POST", "/pause", {"reason": "lunch"})
+    world.paused = True
     assert "still paused" in given().output
-    assert (world.paused, world.reason) == (True, "lunch")
-    world.operator("POST", "/resume")
+    world.paused = False
     assert "still paused" not in given().output
-    assert not world.paused
+    assert "still paused" in given("--stay-paused").output

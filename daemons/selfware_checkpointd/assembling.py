@@ -1,8 +1,8 @@
 """Puts a state together from its chunks, wherever they lie, and believes none of them before its hash fits.
 
-Groups are read, decompressed and checked by two threads, a few ahead of the one that takes them; each is kept until it
-was used last. So a state of any size is read with little memory. Owns nothing: packs are read through the catalog,
-which must not move or remove one meanwhile (the store sees to it).
+Groups are read, decompressed and checked by two threads, a few ahead of the one that takes them; what is wanted again
+is kept as far as it fits. So a state of any size is read with little memory. Owns nothing: packs are read through the
+catalog, which must not move or remove one meanwhile (the store sees to it).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from blake3 import blake3
 
@@ -21,6 +22,7 @@ from selfware_checkpointd.errors import CheckpointCorruptError, StorageError
 from selfware_checkpointd.manifest import CheckpointInfo, Run, checkpoint_id
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.packs import Group, raw_of
+from selfware_common.errors import SelfwareError
 from selfware_common.state.comparing import root_of
 
 READING_THREADS = 2
@@ -33,6 +35,7 @@ Key = tuple[int, int]
 """Pack, first chunk of a group."""
 Unpacked = tuple[memoryview, list[int], set[int]]
 """A group's bytes, where its chunks begin, and which of the wanted ones are not what their hash says."""
+Groups = dict[Key, Unpacked]
 OtherCopy = Callable[[bytes], bytes | None]
 """The chunk with this hash from another place, if there is one."""
 
@@ -57,6 +60,7 @@ class Plan:
     groups: dict[Key, tuple[Pack, Group]] = field(default_factory=dict)
     wanted: dict[Key, list[tuple[int, int]]] = field(default_factory=dict)
     damaged: list[tuple[int, int]] = field(default_factory=list)  # (pack, chunk), found while reading
+    is_over: bool = False  # nobody reads any more: whoever reads something else must not wait for it
 
 
 class Assembler:
@@ -89,29 +93,31 @@ class Assembler:
         """The state in order, checked. CheckpointCorruptError in the middle if a chunk is not what its hash says and
         there is no other copy; ``plan.damaged`` names those that were not."""
         coming = _batches(plan)
-        flying: deque[tuple[int, Future[dict[Key, Unpacked]]]] = deque()
-        kept, came = _Kept(plan), set[Key]()
+        flying: deque[tuple[int, Future[tuple[Groups, SelfwareError | None]]]] = deque()
+        kept, came = _Kept(plan.parts), set[Key]()
         whole = None if plan.is_rooted else blake3()
-        for part in plan.parts:
+        trouble: SelfwareError | None = None
+        for number, part in enumerate(plan.parts):
             while part.key not in came:
+                if trouble is not None:  # now, and not before: damage in what stands before it is told first
+                    raise trouble
                 while sum(size for size, _ in flying) < AHEAD_BYTES and (batch := next(coming, None)) is not None:
                     flying.append((batch[0], self._threads.submit(self._read_all, plan, batch[1])))
-                batch_of = flying.popleft()[1].result()
-                came.update(batch_of)
-                kept.put(batch_of)
-            unpacked = kept.get(part.key)
-            if unpacked is None:
-                unpacked = self._read(*plan.groups[part.key], plan.wanted[part.key], plan.at_rest)
-                kept.put({part.key: unpacked})
-            raw, starts, bad = unpacked
-            if bad:  # all of them at once: the next save must build on none, though reading ends at the first
-                plan.damaged += [(part.key[0], part.key[1] + number) for number in sorted(bad)]
-            kept.used(part.key)
-            for piece in _pieces_of(part, raw, starts, bad) if bad else [raw[starts[part.at] : starts[part.stop]]]:
-                found = piece if isinstance(piece, memoryview) else self._elsewhere(plan, part.key, piece, other_copy)
+                groups, trouble = flying.popleft()[1].result()
+                came.update(groups)
+                kept.put(groups)
+                plan.damaged += _damage_in(groups)
+            found = kept.take(number)
+            if found is None:
+                groups = {part.key: self._read(*plan.groups[part.key], kept.left(part.key), plan.at_rest)}
+                kept.put(groups)
+                plan.damaged += _damage_in(groups)
+                found = kept.take(number)
+                assert found is not None
+            for piece in self._checked(plan, part, found, other_copy):
                 if whole is not None:
-                    whole.update(found)
-                yield found
+                    whole.update(piece)
+                yield piece
         if whole is not None and whole.digest() != plan.info.state_hash:
             raise _damaged(plan.info, "the whole state does not match its hash")
 
@@ -139,8 +145,17 @@ class Assembler:
             index = group.first + stop
         return size
 
-    def _read_all(self, plan: Plan, batch: list[Key]) -> dict[Key, Unpacked]:
-        return {key: self._read(*plan.groups[key], plan.wanted[key], plan.at_rest) for key in batch}
+    def _read_all(self, plan: Plan, batch: list[Key]) -> tuple[Groups, SelfwareError | None]:
+        """As far as they can be read, and why no further."""
+        groups: Groups = {}
+        for key in batch:
+            if plan.is_over:
+                break
+            try:
+                groups[key] = self._read(*plan.groups[key], plan.wanted[key], plan.at_rest)
+            except SelfwareError as error:
+                return groups, error
+        return groups, None
 
     def _read(self, pack: Pack, group: Group, wanted: list[tuple[int, int]], at_rest: bool) -> Unpacked:
         """From here; from its copy in the cold store if what is here is not right."""
@@ -161,6 +176,14 @@ class Assembler:
                 return _unpacked(self._reader.cold_frame(stub, group), group, wanted, self._hashing)
         return unpacked
 
+    def _checked(self, plan: Plan, part: Part, found: Unpacked, other_copy: OtherCopy) -> Iterator[memoryview]:
+        raw, starts, bad = found
+        if not bad:
+            yield raw[: starts[-1]]
+            return
+        for number, (at, end) in enumerate(pairwise(starts)):
+            yield self._elsewhere(plan, part.key, part.at + number, other_copy) if number in bad else raw[at:end]
+
     def _elsewhere(self, plan: Plan, key: Key, at: int, other_copy: OtherCopy) -> memoryview:
         pack, group = plan.groups[key]
         chunk = other_copy(group.hashes[at])
@@ -172,35 +195,57 @@ class Assembler:
 
 
 class _Kept:
-    """Groups that are wanted again, as many as fit. Of more than that those go that are wanted last, and are read once
-    more: what was written in one step lies in one group, and stands all over the state."""
+    """What was read and is wanted later: whole groups, if all fit. Else, of each, only what is wanted of it, and of
+    that only what is wanted soonest: the rest is read once more. What was written in one step lies in one group and
+    stands all over the state, so whole groups would fill the memory with what is wanted last, or never."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._uses: dict[Key, deque[int]] = {}  # by which parts, in order
-        for number, part in enumerate(plan.parts):
-            self._uses.setdefault(part.key, deque()).append(number)
-        self._groups: dict[Key, Unpacked] = {}
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        self._left: dict[Key, deque[int]] = {}  # the parts that are still wanted, by number
+        for number, part in enumerate(parts):
+            self._left.setdefault(part.key, deque()).append(number)
+        self._groups: Groups = {}
+        self._pieces: dict[int, Unpacked] = {}  # by part
         self._bytes = 0
 
-    def put(self, groups: dict[Key, Unpacked]) -> None:
+    def put(self, groups: Groups) -> None:
         """They were read; the first of them is wanted now."""
         self._groups |= groups
         self._bytes += sum(len(raw) for raw, _, _ in groups.values())
-        while self._bytes > KEPT_BYTES and len(self._groups) > 1:
-            self._drop(max(self._groups, key=lambda key: self._uses[key][0]))
+        if self._bytes > KEPT_BYTES:
+            self._shrink(next(iter(groups)))
 
-    def get(self, key: Key) -> Unpacked | None:
-        """None if it had to go."""
-        return self._groups.get(key)
+    def take(self, number: int) -> Unpacked | None:
+        """What this part needs, once; None if it had to go."""
+        part = self._parts[number]
+        group = self._groups.get(part.key)
+        found = self._pieces.pop(number, None) if group is None else _piece_of(part, group)
+        if found is None:
+            return None
+        self._left[part.key].popleft()
+        if group is None:
+            self._bytes -= len(found[0])
+        elif not self._left[part.key]:
+            self._bytes -= len(self._groups.pop(part.key)[0])
+        return found
 
-    def used(self, key: Key) -> None:
-        """By the next of the parts that want it."""
-        self._uses[key].popleft()
-        if not self._uses[key]:
-            self._drop(key)
+    def left(self, key: Key) -> list[tuple[int, int]]:
+        """Which chunks of a group are still wanted."""
+        return [(self._parts[number].at, self._parts[number].stop) for number in self._left[key]]
 
-    def _drop(self, key: Key) -> None:
-        self._bytes -= len(self._groups.pop(key)[0])
+    def _shrink(self, now: Key) -> None:
+        found = dict(self._pieces)
+        for key in [key for key in self._groups if key != now]:
+            group = self._groups.pop(key)
+            found |= {number: _piece_of(self._parts[number], group) for number in self._left[key]}
+        kept, self._pieces = self._pieces, {}
+        self._bytes = sum(len(raw) for raw, _, _ in self._groups.values())
+        for number in sorted(found):
+            raw, starts, bad = found[number]
+            if self._bytes + len(raw) > KEPT_BYTES:
+                break
+            self._pieces[number] = kept.get(number) or (memoryview(bytes(raw)), starts, bad)
+            self._bytes += len(raw)
 
 
 def _batches(plan: Plan) -> Iterator[tuple[int, list[Key]]]:
@@ -230,10 +275,17 @@ def _unpacked(stored: bytes, group: Group, wanted: list[tuple[int, int]], hashin
     return raw, starts, bad
 
 
-def _pieces_of(part: Part, raw: memoryview, starts: list[int], bad: set[int]) -> Iterator[memoryview | int]:
-    """Chunk by chunk: its bytes, or the number of one that is bad."""
-    for number in range(part.at, part.stop):
-        yield number if number in bad else raw[starts[number] : starts[number + 1]]
+def _piece_of(part: Part, group: Unpacked) -> Unpacked:
+    """The same of a part of it."""
+    raw, starts, bad = group
+    begin, end = starts[part.at], starts[part.stop]
+    ends = [start - begin for start in starts[part.at : part.stop + 1]]
+    return raw[begin:end], ends, {number - part.at for number in bad if part.at <= number < part.stop}
+
+
+def _damage_in(groups: Groups) -> list[tuple[int, int]]:
+    """All of it at once: the next save must build on none, though reading ends at the first."""
+    return [(pack, first + number) for (pack, first), (_, _, bad) in groups.items() for number in sorted(bad)]
 
 
 def _damaged(info: CheckpointInfo, problem: str) -> CheckpointCorruptError:

@@ -26,7 +26,8 @@ from selfware_checkpointd.chunklist import ChunkList
 from selfware_checkpointd.coldstub import COLD, COLD_CHUNKS, GONE, Stub
 from selfware_checkpointd.files import by_number, remove_leftovers, sync_directory, sync_file
 from selfware_checkpointd.manifest import CheckpointInfo, Level, Run, checkpoint_id, decode_manifest
-from selfware_checkpointd.packs import VERSION, Group, PackIndex, is_ruined, read_index
+from selfware_checkpointd.packs import VERSION, Group, PackIndex, read_index
+from selfware_checkpointd.ruins import ruin_at
 from selfware_checkpointd.thinning import Ruin
 from selfware_checkpointd.vault import NO_VAULT, Vault
 
@@ -162,17 +163,10 @@ class Catalog:
     def ruins(self) -> list[Ruin]:
         """Checkpoints whose own record is damaged, read once more: what could not be read may be well now, and what a
         newer Selfware wrote is not damaged."""
-        found = []
-        for number, pack in self.packs.items():
-            if pack.is_live and pack.is_here and pack.info is None:  # a stub's record is no pack's
-                with contextlib.suppress(OSError):
-                    file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        if is_ruined(file, number, self._vault):
-                            found.append(Ruin(number, pack.session_id, os.fstat(file).st_mtime_ns))
-                    finally:
-                        os.close(file)
-        return found
+        lost = {n: pack for n, pack in self.packs.items() if pack.is_live and pack.info is None}
+        own = {n: pack for n, pack in lost.items() if pack.is_here or pack.stub is None}  # else it is mended from there
+        found = [ruin_at(pack.path, number, pack.session_id, self._vault) for number, pack in own.items()]
+        return [one for one in found if one is not None]
 
     def latest(self, session_id: str, level: Level | None = None) -> CheckpointInfo | None:
         """The newest readable one of a session, of this level if one is given."""
@@ -227,7 +221,7 @@ class Catalog:
                 retired = pack.path.with_suffix(CHUNKS_ONLY)
                 pack.path.rename(retired)
                 pack.path = retired
-            if pack.stub is not None:
+            if pack.stub is not None or not was_here:
                 with contextlib.suppress(
                     FileNotFoundError
                 ):  # it has its new name already: the last try failed between the two
@@ -241,7 +235,14 @@ class Catalog:
         """Its copy in the cold store was read back and is right: the stub lies in that file and becomes valid now."""
         pack = self.packs[number]
         moving.rename(pack.stub_path)
-        sync_directory(self.directory)
+        try:
+            sync_directory(self.directory)
+        except OSError:
+            # As it was, so that the next turn goes on with this copy. A stub whose name may not last must not count,
+            # for its pack might be removed next; one that nobody knows of, that of another copy would overwrite.
+            with contextlib.suppress(OSError):
+                pack.stub_path.rename(moving)
+            raise
         pack.stub = stub
         self._grow(pack, pack.stub_path.stat().st_size)
 
@@ -292,6 +293,8 @@ class Catalog:
             if pack.stub is not None:
                 with contextlib.suppress(FileNotFoundError):  # the rest failed the last time
                     pack.stub_path.rename(self.directory / (pack.stub.key + GONE))
+            elif not pack.is_here and ruin_at(pack.path, number, pack.session_id, self._vault):
+                pack.path.unlink()
             if pack.is_here:
                 pack.path.unlink(missing_ok=True)
             del self.packs[number]

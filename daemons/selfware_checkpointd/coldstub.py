@@ -160,6 +160,19 @@ def decode(data: bytes, vault: Vault | None = None) -> Read:
     return Read(stub, None if vault is None else _index(stub, header, tail, vault))
 
 
+def is_ruined(path: Path) -> bool:
+    """Are both of its records damaged, so that it can never say again where its pack lies? False if a newer Selfware
+    wrote it; OSError if it cannot be read."""
+    data = path.read_bytes()
+    if data[:8] == MAGIC and data[8:10] != VERSION.to_bytes(2, "little"):
+        return False
+    try:
+        decode(data)
+    except ValueError:
+        return True
+    return False
+
+
 def is_canonical(data: bytes, stub: Stub, vault: Vault) -> bool:
     """Is every byte of a stub's file as it was written?"""
     found, header_bytes, tail_bytes, at = _record(data)

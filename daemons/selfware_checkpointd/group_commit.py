@@ -27,7 +27,7 @@ from selfware_checkpointd.segment import Record
 from selfware_common.errors import SelfwareError
 
 MAX_SUBMISSIONS = 1024
-MAX_BYTES_IN_LOOP = 256 * 1024
+MAX_BYTES_IN_LOOP = 64 * 1024
 MAX_IN_LOOP = (
     128  # callers of one journal: it keeps the loop for as long as a quick disk takes, and two threads from waking
 )

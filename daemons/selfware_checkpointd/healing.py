@@ -92,6 +92,8 @@ class Healer:
             mended = self._check_stub(pack, number)
             copied = self._check_copy(pack, number, result) if with_cold else Result.RIGHT
         except FileNotFoundError:
+            if not self._is_current(pack, number) or pack.stub is None:  # it was deleted meanwhile, or is copied anew
+                return result
             self.notes.append(f"the stub {pack.stub_path.name} is damaged, and the cold store does not have its pack")
             return Result.DAMAGED
         except ColdAwayError as error:

@@ -13,7 +13,7 @@ Decides which packs are worth it, encodes them anew; the store puts them in plac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import zstandard
@@ -37,7 +37,11 @@ Chunk = tuple[bytes, bytes]
 
 
 class UnreadablePackError(Exception):
-    """A pack has damage in it, or cannot be read now: it stays as it is."""
+    """A pack has damage in it, or cannot be read now: it stays as it is. ``lost`` are chunks that are damaged."""
+
+    def __init__(self, lost: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.lost = lost
 
 
 class Repacking:
@@ -138,15 +142,16 @@ def _dead(pack: Pack, number: int, uses: ChunkUses) -> int:
 
 
 def _neighbours(file: int, pack: Pack, wanted: set[int] | None) -> Iterator[tuple[int, list[Chunk]]]:
-    """New groups: chunks whose numbers follow one another; ValueError if one is damaged."""
+    """New groups: chunks whose numbers follow one another; UnreadablePackError if one is damaged."""
     first, chunks, size = 0, list[Chunk](), 0
     for group in pack.groups:
         data = unpack_group(file, group)
+        lost = [index for index, chunk in enumerate(data, group.first) if chunk is None]
+        if lost and (wanted is None or not wanted.isdisjoint(lost)):
+            raise UnreadablePackError(lost)
         for index, (digest, chunk) in enumerate(zip(group.hashes, data, strict=True), group.first):
-            if wanted is not None and index not in wanted:
+            if chunk is None or (wanted is not None and index not in wanted):
                 continue
-            if chunk is None:
-                raise ValueError(f"chunk {index} is damaged")
             if chunks and (index != first + len(chunks) or size + len(chunk) > TIGHT_GROUP_BYTES):
                 yield first, chunks
                 chunks, size = [], 0

@@ -217,11 +217,13 @@ class Store:
                 with self._lock:
                     self._hot.unpin(info.number, hot)
         with self._lock:
+            info = self.find(info.checkpoint_id)  # or it was deleted meanwhile, and what it needs with it
             plan = self._assembler.plan(info, at_rest)
             held = self._upkeep.hold(plan)
         try:
             yield info, self._assembler.pieces(plan, self._copies.saved_again)
         finally:
+            plan.is_over = True
             with self._lock:
                 self._upkeep.release(held)
                 self._catalog.forget(plan.damaged)

@@ -122,6 +122,9 @@ class Upkeep:
             if pack is None or pack.problem or not pack.is_here or self.is_held(number):
                 return None
             alive = self._catalog.uses.alive(number, pack.numbers)
+            lost = self._catalog.lost.get(number, set())
+            if lost if pack.is_live else not lost.isdisjoint(alive):
+                return None  # until it is healed: it would be written in vain, up to the damage, each time
             self._held[number] += 1
         try:
             with self._room.borrowed(pack.size_bytes) as fits:
@@ -130,7 +133,9 @@ class Upkeep:
                 repacked = Repacking(pack, number, alive, self._compression_level, self._vault)
                 try:
                     temporary, size = write_aside(pack.path, repacked.pieces(), self._sync)
-                except UnreadablePackError:
+                except UnreadablePackError as error:
+                    with self._lock:
+                        self._catalog.forget([(number, index) for index in error.lost])
                     return None
                 with self._lock:
                     self._catalog.uses.settle(1 << 30)

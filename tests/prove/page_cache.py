@@ -155,6 +155,8 @@ class PageCache:
         else:
             target = op.other.rpartition("/")[2]
             node = parent.now[name]
+            if target == name:  # POSIX: renaming a file to itself does nothing
+                return
             parent.change((target, node), *([(name, None)] if op.kind == "rename" else []))
 
     def now(self) -> Image:

@@ -381,3 +381,27 @@ def test_a_pack_that_went_while_the_sync_failed_is_known_to_be_gone(rig: Rig, mo
     assert rig.store.delete([1]).startswith("deleted 1 checkpoints")
     del rig.saved["ckpt-00000001"]
     rig.check()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_copy_whose_stub_could_not_be_made_durable_is_the_one_that_counts_later(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    rig.store.tighten()
+
+    def fails(_directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as context:
+        context.setattr("selfware_checkpointd.catalog.sync_directory", fails)
+        rig.turn(3, BOTH)
+    there = rig.objects()
+    assert sum("/" in name for name in there) == 3 and rig.store.tiers.tier_of(1)[0] == "warm"
+    if dies:
+        rig.open()
+    rig.turn(3)
+    rig.check()
+    assert rig.objects() == there, "nothing was copied twice"
+    rig.store.delete([1, 2, 3])
+    rig.turn(3)
+    assert rig.objects() == {name for name in there if "/" not in name}, "and nothing is left of it"

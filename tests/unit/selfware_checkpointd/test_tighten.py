@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from selfware_checkpointd import upkeep
+from selfware_checkpointd.files import write_aside
 from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.scrub import DAY_NANOS, ScrubPolicy
 from selfware_checkpointd.store import Store
 from tests.bench.workload import Session
 from tests.unit.selfware_checkpointd.helpers import flip, keep_newest, state
@@ -121,6 +124,31 @@ def test_a_damaged_pack_is_left_as_it_is(tmp_path: Path) -> None:
     store.tighten()
     assert path.read_bytes() == damaged
     assert not store.verify(next(iter(found))).intact
+
+
+def test_a_damaged_pack_is_not_written_in_vain_again_and_again_and_the_next_save_heals_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    data = state(1, 1_000_000)
+    save(store, 1, data)
+    flip(tmp_path / "ckpt-00000001.pack", 500_000)
+    written: list[Path] = []
+
+    def noted(path: Path, *rest: object) -> tuple[Path, int]:
+        written.append(path)
+        return write_aside(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(upkeep, "write_aside", noted)
+    assert store.tighten() == "" and len(written) == 1
+    assert store.tighten() == "" and len(written) == 1
+    assert not list(tmp_path.glob("*.tmp"))
+    save(store, 2, data)
+    assert store.load("ckpt-00000001")[1] == data
+    for day in (100, 107):  # it begins, and a week later it is through
+        store.scrub.turn(ScrubPolicy(days=7.0), day * DAY_NANOS, 1 << 50)
+    assert store.tighten().startswith("packed 1 checkpoints tighter")
+    assert Store(tmp_path).load("ckpt-00000001")[1] == data
 
 
 def test_what_a_crash_left_of_it_goes_at_the_next_start(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from selfware_checkpointd import bulk, files, healing
-from selfware_checkpointd.errors import ColdAwayError, StorageError
+from selfware_checkpointd.errors import CheckpointNotFoundError, ColdAwayError, StorageError
 from selfware_checkpointd.files import Sync
 from selfware_checkpointd.journal import Journal
 from selfware_checkpointd.manifest import Level
@@ -196,3 +196,43 @@ def test_a_pack_that_is_deleted_while_its_copy_is_looked_at_ends_nothing(
     monkeypatch.setattr(rig.store._reader, "forget", lambda _: rig.store.delete([1]))  # a save makes room
     assert whole_pass(rig.store) == ""
     assert [info.number for info in rig.store.checkpoints()] == [3, 2]
+
+
+def test_one_that_is_deleted_as_somebody_begins_to_read_it_is_gone_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for sequence in range(1, 4):
+        store.save("a", Level.SESSION, sequence, state(1) + state(sequence, 50_000), "", NOW)
+        store.load(f"ckpt-{sequence:08}")
+
+    def late(*_: object) -> bool:
+        store.delete([2] if len(store.checkpoints()) == 3 else [1, 3])
+        return False
+
+    monkeypatch.setattr("selfware_checkpointd.store.is_right", late)
+    for number in (2, 1):
+        with pytest.raises(CheckpointNotFoundError):
+            store.load(f"ckpt-{number:08}")
+
+
+def test_a_stub_that_goes_while_it_is_verified_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    for day in range(3):
+        rig.save(state(day), day)
+    rig.turn(9)
+    read_bytes = Path.read_bytes
+
+    def late(path: Path) -> bytes:
+        if path.name == "ckpt-00000001.cold":
+            rig.store.delete([1])
+            monkeypatch.setattr(Path, "read_bytes", read_bytes)
+            rig.store.tiers.turn(BOTH, NOW + 9 * DAY, 1 << 50)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    whole_pass(rig.store)
+    assert rig.store.scrub.taken_notes() == []
+    assert set(rig.store._catalog.packs) == {2, 3}

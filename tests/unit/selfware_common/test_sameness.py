@@ -45,3 +45,11 @@ def test_a_state_that_is_being_compared_cannot_change_its_size() -> None:
 def test_nothing_is_the_same_as_nothing() -> None:
     assert Sameness(b"", bytearray()).of(0, 0, 0)
     assert not Sameness(b"", b"x").of(0, 0, 1)
+
+
+def test_an_empty_state_that_grows_meanwhile_is_still_taken_for_empty() -> None:
+    grown = bytearray()
+    sameness = Sameness(grown, b"abc")
+    grown += b"abc"
+    assert sameness.of(0, 0, 0)
+    assert not sameness.of(0, 0, 3)

@@ -30,9 +30,10 @@ Description: shows that apt works offline in the image
 """
 # A test process that is interrupted or killed while a container of its own runs.
 VICTIM = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.system.machine import Machine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it
 with Machine(Path(sys.argv[1])) as machine:
     started = machine.popen("sleep", "3600")
     print(machine.leader, machine.name, flush=True)

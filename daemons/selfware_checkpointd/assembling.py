@@ -27,10 +27,7 @@ from selfware_common.state.comparing import root_of
 
 READING_THREADS = 2
 BATCH_BYTES = 512 * 1024  # of groups that one thread reads at a time: to hand over a small one costs a third of it
-AHEAD_BYTES = (
-    18 * 1024 * 1024
-)  # are read before they are taken: three groups of the largest size, one more than threads
-
+AHEAD_BYTES = 18 * 1024 * 1024  # are read before they are taken: three groups of the largest size
 KEPT_BYTES = 64 * 1024 * 1024  # of groups that are wanted again later
 
 Key = tuple[int, int]

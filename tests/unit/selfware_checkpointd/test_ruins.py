@@ -11,19 +11,10 @@ from selfware_checkpointd import coldstub
 from selfware_checkpointd.errors import CheckpointCorruptError
 from selfware_checkpointd.retention import retain
 from selfware_checkpointd.thinning import Policy
+from tests.unit.selfware_checkpointd.cold_rig import DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.helpers import flip, state
-from tests.unit.selfware_checkpointd.test_cold import DAY, NOW, Rig
 
 MONTH = Policy(retention_days=30, max_size_bytes=1 << 40)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    """Three unrelated states on days 0, 1 and 2."""
-    made = Rig(tmp_path)
-    for day in range(3):
-        made.save(state(day), day)
-    return made
 
 
 def ruin(stub: Path) -> None:

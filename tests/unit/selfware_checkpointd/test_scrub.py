@@ -17,8 +17,8 @@ from selfware_checkpointd.scrub import ScrubPolicy
 from selfware_checkpointd.scrub_note import Note, decode_note, encode_note
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.tiering import NANOS
+from tests.unit.selfware_checkpointd.cold_rig import ALL, AWAY, BOTH, DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.helpers import events, flip, state
-from tests.unit.selfware_checkpointd.test_cold import ALL, AWAY, BOTH, DAY, NOW, Rig
 
 WEEK = ScrubPolicy(days=7.0)
 LATER = NOW + 100 * DAY
@@ -28,15 +28,6 @@ def whole_pass(store: Store, now: int = LATER) -> str:
     """Begin one, and a week later it is due."""
     store.scrub.turn(WEEK, now, ALL)
     return store.scrub.turn(WEEK, now + 7 * DAY, ALL)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    """Three unrelated states on days 0, 1 and 2."""
-    made = Rig(tmp_path)
-    for day in range(3):
-        made.save(state(day), day)
-    return made
 
 
 def test_nothing_is_said_of_a_store_that_is_right(rig: Rig) -> None:

@@ -21,8 +21,8 @@ from selfware_checkpointd.packs import Group
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.vault import Vault
+from tests.unit.selfware_checkpointd.cold_rig import BOTH, DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.helpers import events, flip, keep_newest, state
-from tests.unit.selfware_checkpointd.test_cold import BOTH, DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.test_scrub import LATER, whole_pass
 
 SECRET = b"the launch code is 4711"

@@ -22,8 +22,8 @@ from selfware_checkpointd.spool import Spool
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
 from selfware_common.state import wire
+from tests.unit.selfware_checkpointd.cold_rig import BOTH, DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.helpers import flip, state
-from tests.unit.selfware_checkpointd.test_cold import BOTH, DAY, NOW, Rig
 from tests.unit.selfware_checkpointd.test_scrub import LATER, whole_pass
 
 

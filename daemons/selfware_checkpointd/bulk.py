@@ -13,7 +13,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -218,11 +218,12 @@ class _Connection:
     def _get(self, head: dict[str, Any], _body: Body, file: int) -> dict[str, Any]:
         if file < 0:
             raise ValueError("a get without a file to write to")
-        with self._memory.store.reading(str(head["checkpoint_id"])) as (info, found):
-            try:
-                _write(file, found)
-            except OSError as error:
-                raise disk_error(error, f"checkpoint {info.checkpoint_id}", Path("the file given")) from error
+        wanted = str(head["checkpoint_id"])
+        try:
+            info = self._memory.store.restore(wanted, lambda at, piece: _write(file, at, piece))
+            os.ftruncate(file, info.state_bytes)
+        except OSError as error:
+            raise disk_error(error, f"checkpoint {wanted}", Path("the file given")) from error
         return {"checkpoint": _told(info)}
 
     def _tag(self, head: dict[str, Any], _body: Body, _file: int) -> dict[str, Any]:
@@ -324,12 +325,8 @@ def _read(file: int, room: memoryview, at: int) -> int:
         raise UnusableStateError(problem=f"its file cannot be read: {error.strerror}") from error
 
 
-def _write(file: int, pieces: Iterable[memoryview]) -> None:
-    at = 0
-    for piece in pieces:
-        rest = piece
-        while rest:
-            size = os.pwrite(file, rest, at)
-            rest = rest[size:]
-            at += size
-    os.ftruncate(file, at)
+def _write(file: int, at: int, piece: memoryview) -> None:
+    while piece:
+        size = os.pwrite(file, piece, at)
+        piece = piece[size:]
+        at += size

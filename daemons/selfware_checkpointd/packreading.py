@@ -29,14 +29,19 @@ class PackReader:
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
-    def frame(self, pack: Pack, group: Group, at_rest: bool = False) -> bytes:
-        """The group's bytes as they are stored; OSError if its file cannot be read. ``at_rest``: not from memory."""
+    def frame(
+        self, pack: Pack, group: Group, at_rest: bool = False, into: memoryview | None = None
+    ) -> bytes | memoryview:
+        """The group's bytes as they are stored; OSError if its file cannot be read. ``at_rest``: not from memory.
+        ``into``: memory that is large enough, and may be used for it."""
         stub = pack.stub
         if not pack.is_here and stub is not None:
             return self.cold_frame(stub, group, at_rest)
         file = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.pread(file, group.stored_bytes, group.offset)
+            if into is None:
+                return os.pread(file, group.stored_bytes, group.offset)
+            return into[: os.preadv(file, [into[: group.stored_bytes]], group.offset)]
         finally:
             os.close(file)
 

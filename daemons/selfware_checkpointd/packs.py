@@ -60,7 +60,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -69,6 +68,7 @@ from zlib import crc32
 import zstandard
 from blake3 import blake3
 
+from selfware_checkpointd.frames import decompress, decompress_into
 from selfware_checkpointd.pack_boxes import PackBoxes, around_frame, around_manifest
 from selfware_checkpointd.vault import NO_VAULT, SEALED_MORE_BYTES, Box, Vault
 
@@ -90,7 +90,6 @@ _TRAILER = struct.Struct("<QIII")
 _CHECKSUM = struct.Struct("<I")
 TRAILER_BYTES = _TRAILER.size + HASH_BYTES + len(END_MAGIC)
 _GROUP_HEAD_BYTES = 8 + _GROUP.size
-_own = threading.local()
 
 
 ReadAt = Callable[[int, int], bytes]
@@ -238,9 +237,10 @@ def unpack_group(file: int, group: Group) -> list[bytes | None]:
     return unpack_frame(os.pread(file, group.stored_bytes, group.offset), group)
 
 
-def unpack_frame(frame: bytes, group: Group) -> list[bytes | None]:
+def unpack_frame(stored: bytes | memoryview, group: Group) -> list[bytes | None]:
     """The same from the frame at hand, as it is stored."""
-    raw = raw_of(group, frame)
+    frame = _frame_of(group, stored)
+    raw = None if frame is None else decompress(frame, sum(group.lengths))
     if raw is None:
         return [None] * len(group.hashes)
     chunks: list[bytes | None] = []
@@ -252,24 +252,15 @@ def unpack_frame(frame: bytes, group: Group) -> list[bytes | None]:
     return chunks
 
 
-def raw_of(group: Group, stored: bytes) -> bytes | None:
+def raw_of(group: Group, stored: bytes | memoryview, into: memoryview) -> memoryview | None:
     """A group's chunks, one after the other and not yet checked, from what is stored of them; None if that is
-    damaged."""
-    frame = stored if group.box is None else group.box.open(stored, around_frame(len(group.hashes), group.first))
-    return None if frame is None else decompress(frame, sum(group.lengths))
+    damaged. ``into``: memory that is large enough."""
+    frame, raw = _frame_of(group, stored), into[: sum(group.lengths)]
+    return raw if frame is not None and decompress_into(frame, raw) else None
 
 
-def decompress(frame: bytes, size: int) -> bytes | None:
-    """What a frame holds, None unless it is so many bytes: a damaged one may claim any size."""
-    try:
-        if zstandard.frame_content_size(frame) != size:
-            return None
-        if not hasattr(_own, "decompressor"):  # this thread's own; making one takes as long as 20 KiB
-            _own.decompressor = zstandard.ZstdDecompressor()
-        raw: bytes = _own.decompressor.decompress(frame, size)
-        return raw
-    except zstandard.ZstdError:
-        return None
+def _frame_of(group: Group, stored: bytes | memoryview) -> bytes | memoryview | None:
+    return stored if group.box is None else group.box.open(stored, around_frame(len(group.hashes), group.first))
 
 
 def heads_are_right(file: int, groups: Sequence[Group]) -> bool:

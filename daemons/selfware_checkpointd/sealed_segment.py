@@ -35,8 +35,8 @@ from zlib import crc32
 
 import zstandard
 
+from selfware_checkpointd.frames import decompress
 from selfware_checkpointd.journal_keys import JournalKeys
-from selfware_checkpointd.packs import decompress
 from selfware_checkpointd.segment import encode_header, encode_record, scan
 from selfware_checkpointd.vault import SEALED_MORE_BYTES, Box
 

@@ -16,13 +16,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 
 from blake3 import blake3
 
 from selfware_checkpointd.ahead import Ahead
-from selfware_checkpointd.assembling import Assembler
+from selfware_checkpointd.assembling import Assembler, Put, Whole
 from selfware_checkpointd.bases import Bases
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import ChunkList, Newest
@@ -44,6 +43,7 @@ from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id, 
 from selfware_checkpointd.packing import Packer
 from selfware_checkpointd.packreading import PackReader
 from selfware_checkpointd.placing import hashed, placed
+from selfware_checkpointd.plans import Plan, plan_of
 from selfware_checkpointd.repacking import DEAD_SHARE
 from selfware_checkpointd.room import Room
 from selfware_checkpointd.scrub import Scrub
@@ -96,7 +96,7 @@ class Store:
             raise disk_error(error, "checkpoints", directory) from error
         self._bases = Bases(self._catalog, self._newest)
         self._reader = PackReader(cold)
-        self._assembler = Assembler(self._catalog, self._reader)
+        self._assembler = Assembler(self._reader)
         self._upkeep = Upkeep(self._catalog, self._lock, self._newest, sync, compression_level, room, vault)
         self.tiers = Tiers(self._catalog, self._reader, self._upkeep, cold, vault)
         self._copies = Copies(self._catalog, self._reader, self._hot, self._newest, self._lock)
@@ -188,29 +188,43 @@ class Store:
 
     def load(self, prefix: str) -> tuple[CheckpointInfo, bytes]:
         """The state, every chunk of it verified; raises CheckpointCorruptError naming what does not fit."""
-        with self.reading(prefix) as (info, pieces):
-            whole = BytesIO()  # piece by piece: one join would hold every other thread up while it copies
-            for piece in pieces:
-                whole.write(piece)
-            state = whole.getvalue()
+        whole = Whole()
+        info = self.restore(prefix, whole.put)
+        state = whole.taken()
         with self._lock:
             self._hot.keep((info.session_id, info.level), info.number, state)
         return info, state
 
-    @contextmanager
-    def reading(self, prefix: str, at_rest: bool = False) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
-        """The same in verified pieces, without holding anybody up: only what we read is not deleted meanwhile.
-        ``at_rest``: from the disk, also if the state is in memory.
+    def restore(self, prefix: str, put: Put, at_rest: bool = False) -> CheckpointInfo:
+        """The same into whatever takes its pieces, which come in no order. ``at_rest``: from the disk, also if the
+        state is in memory. CheckpointCorruptError may come when most of it was put, as an OSError of ``put`` may."""
+        with self._source(prefix, at_rest) as (info, source):
+            if isinstance(source, Plan):
+                self._assembler.put(source, put, self._copies.saved_again)
+            else:
+                for number, piece in enumerate(_pieces(source)):
+                    put(number * PIECE_BYTES, piece)
+        return info
 
-        CheckpointCorruptError may come in the middle.
-        """
+    @contextmanager
+    def reading(self, prefix: str) -> Iterator[tuple[CheckpointInfo, Iterator[memoryview]]]:
+        """The same in order, for as long as the reader likes. CheckpointCorruptError may come in the middle."""
+        with self._source(prefix, at_rest=False) as (info, source):
+            if isinstance(source, Plan):
+                yield info, self._assembler.pieces(source, self._copies.saved_again)
+            else:
+                yield info, _pieces(source)
+
+    @contextmanager
+    def _source(self, prefix: str, at_rest: bool) -> Iterator[tuple[CheckpointInfo, memoryview | Plan]]:
+        """The state, verified, if it is in memory; else where it lies. What is read here is not deleted meanwhile."""
         with self._lock:
             info = self.find(prefix)
             hot = None if at_rest else self._hot.pin(info.number)
             chunks = self._newest.get(info.number) if hot is not None else None
         try:
             if hot is not None and chunks is not None and is_right(hot, chunks.cut):
-                yield info, (hot[at : at + PIECE_BYTES] for at in range(0, len(hot), PIECE_BYTES))
+                yield info, hot
                 return
         finally:
             if hot is not None:
@@ -218,12 +232,11 @@ class Store:
                     self._hot.unpin(info.number, hot)
         with self._lock:
             info = self.find(info.checkpoint_id)  # or it was deleted meanwhile, and what it needs with it
-            plan = self._assembler.plan(info, at_rest)
+            plan = plan_of(self._catalog, info, at_rest)
             held = self._upkeep.hold(plan)
         try:
-            yield info, self._assembler.pieces(plan, self._copies.saved_again)
+            yield info, plan
         finally:
-            plan.is_over = True
             with self._lock:
                 self._upkeep.release(held)
                 self._catalog.forget(plan.damaged)
@@ -271,9 +284,7 @@ class Store:
     def verify(self, prefix: str) -> Verdict:
         """Read and check all of one checkpoint."""
         try:
-            with self.reading(prefix, at_rest=True) as (info, pieces):
-                for _ in pieces:
-                    pass
+            info = self.restore(prefix, lambda _at, _piece: None, at_rest=True)
         except CheckpointCorruptError as error:
             return Verdict(str(error.fields["checkpoint_id"]), False, error.sentence)
         except ColdAwayError as error:
@@ -383,3 +394,7 @@ class Store:
         self._catalog.add(path, info, pack.groups)
         self._newest.put(number, chunks)
         return info
+
+
+def _pieces(state: memoryview) -> Iterator[memoryview]:
+    return (state[at : at + PIECE_BYTES] for at in range(0, len(state), PIECE_BYTES))

@@ -13,11 +13,11 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from selfware_checkpointd.assembling import Plan
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import Newest
 from selfware_checkpointd.errors import disk_error
 from selfware_checkpointd.files import Sync, sync_directory, write_aside
+from selfware_checkpointd.plans import Plan
 from selfware_checkpointd.repacking import DEAD_SHARE, Repacking, UnreadablePackError, place, worth_repacking
 from selfware_checkpointd.room import Room
 from selfware_checkpointd.vault import NO_VAULT, Vault

@@ -67,7 +67,7 @@ class Box:
         nonce = self._random(NONCE_BYTES)
         return nonce + (self._cipher or self._made()).encrypt(nonce, plain, around)
 
-    def open(self, sealed: bytes, around: bytes) -> bytes | None:
+    def open(self, sealed: bytes | memoryview, around: bytes) -> bytes | None:
         """What was sealed; None if a byte of it, or of what belongs around it, is another one, or the key is."""
         if len(sealed) < SEALED_MORE_BYTES:
             return None

@@ -99,7 +99,8 @@ class FaultyFiles:
         for name in ("symlink", "copy_file_range", "sendfile", "splice"):
             setattr(os, name, self._refused(name))
         os.open, os.close = self._open, self._close  # type: ignore[assignment]
-        os.write, os.pwrite, os.pread = self._write, self._pwrite, self._pread
+        os.write, os.pwrite = self._write, self._pwrite
+        os.pread, os.preadv = self._read_as("pread"), self._read_as("preadv")
         os.writev, os.pwritev = self._writev, self._pwritev
         os.ftruncate, os.truncate, os.posix_fallocate = self._ftruncate, self._truncate, self._fallocate
         real_open = io.open
@@ -137,10 +138,13 @@ class FaultyFiles:
             self._handles.pop(file, None)
             self._really("close", file)
 
-    def _pread(self, file: int, length: int, offset: int) -> bytes:
-        if file in self._handles:
-            self._point("read", "")
-        return bytes(self._really("pread", file, length, offset))
+    def _read_as(self, name: str) -> Callable[..., Any]:
+        def read(file: int, *more: Any) -> Any:
+            if file in self._handles:
+                self._point("read", "")
+            return self._really(name, file, *more)
+
+        return read
 
     def _write(self, file: int, data: Any) -> int:
         return self._written(file, [data], lambda pieces: self._really("write", file, pieces[0]), None)

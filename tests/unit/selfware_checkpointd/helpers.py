@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
 
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.retention import newest_only, retain
@@ -36,3 +41,23 @@ def flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 0xFF
     path.write_bytes(data)
+
+
+def fail_reads(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int, int], bool]) -> None:
+    """The disk has an error wherever ``fails(inode, size, offset)`` says so."""
+    pread, preadv = os.pread, os.preadv
+
+    def check(file: int, size: int, offset: int) -> None:
+        if fails(os.fstat(file).st_ino, size, offset):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read(file: int, size: int, offset: int) -> bytes:
+        check(file, size, offset)
+        return pread(file, size, offset)
+
+    def read_into(file: int, rooms: Sequence[memoryview], offset: int) -> int:
+        check(file, sum(map(len, rooms)), offset)
+        return preadv(file, rooms, offset)
+
+    monkeypatch.setattr(os, "pread", read)
+    monkeypatch.setattr(os, "preadv", read_into)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from selfware_checkpointd import assembling, packs
-from selfware_checkpointd.assembling import Key, Plan, Unpacked
+from selfware_checkpointd import kept, packs
+from selfware_checkpointd.assembling import Whole
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.errors import CheckpointCorruptError, ColdAwayError
+from selfware_checkpointd.kept import Kept
 from selfware_checkpointd.manifest import Level
+from selfware_checkpointd.plans import Key
 from selfware_checkpointd.store import Store
+from selfware_checkpointd.unpacking import Unpacked, Unpacker
 from tests.unit.selfware_checkpointd.helpers import flip, state
 
 
@@ -29,6 +35,22 @@ def scattered(store: Store) -> bytes:
     return data
 
 
+def in_order(store: Store, name: str) -> bytes:
+    with store.reading(name) as (_, pieces):
+        return b"".join(pieces)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, note: Any) -> None:
+    """Call ``note(pack, group)`` before each group is read."""
+    unpacked = Unpacker.unpacked
+
+    def noting(self: Unpacker, pack: Pack, group: packs.Group, *rest: Any) -> Unpacked:
+        note(pack, group)
+        return unpacked(self, pack, group, *rest)
+
+    monkeypatch.setattr(Unpacker, "unpacked", noting)
+
+
 def test_groups_that_are_wanted_again_are_kept_as_far_as_memory_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,51 +58,27 @@ def test_groups_that_are_wanted_again_are_kept_as_far_as_memory_goes(
     data = scattered(store)
     store.tighten()
     reads: Counter[Key] = Counter()
-    most = 0
-    read, put = assembling.Assembler._read, assembling._Kept.put
+    noted(monkeypatch, lambda pack, group: reads.update([(id(pack), group.first)]))
+    most, put = 0, Kept.put
 
-    def noted(self: assembling.Assembler, pack: object, group: packs.Group, *rest: object) -> Unpacked:
-        reads[id(pack), group.first] += 1
-        return read(self, pack, group, *rest)  # type: ignore[arg-type]
-
-    def measured(self: assembling._Kept, groups: dict[Key, Unpacked]) -> None:
+    def measured(self: Kept, key: Key, group: Unpacked) -> None:
         nonlocal most
-        put(self, groups)
+        put(self, key, group)
         most = max(most, self._bytes)
 
-    monkeypatch.setattr(assembling.Assembler, "_read", noted)
-    monkeypatch.setattr(assembling._Kept, "put", measured)
-    assert store.load("ckpt-00000007")[1] == data
+    monkeypatch.setattr(Kept, "put", measured)
+    assert in_order(store, "ckpt-00000007") == data
     assert set(reads.values()) == {1}, "each is read once if they all fit"
     largest, all_of_them = 2_000_000, most
-    store._hot.forget(7)
-    monkeypatch.setattr(assembling, "KEPT_BYTES", largest + 200_000)
+    monkeypatch.setattr(kept, "KEPT_BYTES", largest + 200_000)
     reads.clear()
     most = 0
-    assert store.load("ckpt-00000007")[1] == data
+    assert in_order(store, "ckpt-00000007") == data
     assert most <= largest + 200_000 < all_of_them
     assert max(reads.values()) > 1
-
-
-def test_reading_ahead_stops_where_memory_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
-    data = scattered(store)
-    ahead: list[int] = []
-    batches = assembling._batches
-
-    def counted(plan: Plan) -> object:
-        for size, batch in batches(plan):
-            ahead.append(size)
-            yield size, batch
-
-    monkeypatch.setattr(assembling, "_batches", counted)
-    monkeypatch.setattr(assembling, "BATCH_BYTES", 100_000)
-    monkeypatch.setattr(assembling, "AHEAD_BYTES", 300_000)
-    with store.reading("ckpt-00000007") as (_, pieces):
-        first = bytes(next(pieces))
-        assert sum(ahead) < 300_000 + 2 * packs.GROUP_BYTES
-        assert first + b"".join(pieces) == data
-    assert sum(ahead) >= len(data)
+    reads.clear()
+    assert store.load("ckpt-00000007")[1] == data
+    assert set(reads.values()) == {1}, "what is put where it belongs is read once, however little memory there is"
 
 
 def test_a_state_that_was_changed_all_over_is_not_read_again_for_each_of_its_chunks(
@@ -94,63 +92,81 @@ def test_a_state_that_was_changed_all_over_is_not_read_again_for_each_of_its_chu
             data[at : at + 64] = state(number, 64)
     store.tighten()
     info = store.save("s", Level.SESSION, 21, data, "", 21)
-    read_bytes, read = 0, assembling.Assembler._read
-
-    def noted(self: assembling.Assembler, pack: object, group: packs.Group, *rest: object) -> Unpacked:
-        nonlocal read_bytes
-        read_bytes += sum(group.lengths)
-        return read(self, pack, group, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(assembling.Assembler, "_read", noted)
-    monkeypatch.setattr(assembling, "KEPT_BYTES", 1_500_000)
-    with store.reading(info.checkpoint_id) as (_, pieces):
-        assert b"".join(pieces) == data
-    size = len(data)
-    assert read_bytes < 10 * size, "once for each time that the memory was full, and not for each chunk"
+    read_bytes: list[int] = []
+    noted(monkeypatch, lambda _, group: read_bytes.append(sum(group.lengths)))
+    monkeypatch.setattr(kept, "KEPT_BYTES", 1_500_000)
+    assert in_order(store, info.checkpoint_id) == data
+    assert sum(read_bytes) < 10 * len(data), "once for each time that the memory was full, and not for each chunk"
 
 
-def test_what_an_ended_reader_left_to_be_read_keeps_nobody_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by_helper", [False, True])
+def test_when_one_of_the_two_cannot_go_on_the_other_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_helper: bool
 ) -> None:
-    store, reads, may_go = Store(tmp_path), list[int](), threading.Event()
-    store.save("s", Level.SESSION, 1, state(1, 4_000_000), "", 1)
-    read = assembling.Assembler._read
+    store, me, both = Store(tmp_path), threading.current_thread(), threading.Barrier(2, timeout=20)
+    store.save("s", Level.SESSION, 1, state(1, 8_000_000), "", 1)
+    reads: list[int] = []
+    failed = threading.Event()
 
-    def slow(self: assembling.Assembler, pack: object, group: packs.Group, *rest: object) -> Unpacked:
+    def slow(_: Pack, group: packs.Group) -> None:
         reads.append(group.first)
-        assert not reads[1:] or may_go.wait(20)
-        return read(self, pack, group, *rest)  # type: ignore[arg-type]
+        if len(reads) <= 2:
+            both.wait()
+        if (threading.current_thread() is me) == by_helper:
+            assert failed.wait(20)
 
-    monkeypatch.setattr(assembling.Assembler, "_read", slow)
-    monkeypatch.setattr(assembling, "BATCH_BYTES", 600_000)
-    with store.reading("ckpt-00000001") as (_, pieces):
-        monkeypatch.setattr(assembling, "AHEAD_BYTES", 3_000_000)
-        taker = threading.Thread(target=next, args=(pieces,))
-        taker.start()
-        while len(reads) < 2:
-            taker.join(0.01)
+    noted(monkeypatch, slow)
+
+    def full(*_: object) -> None:
+        failed.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        store.restore("ckpt-00000001", full)
+    assert len(reads) <= 3
+    reads.clear()
+    both.reset()
+    failed.set()
+    assert store.load("ckpt-00000001")[1] == state(1, 8_000_000), "and the next one is helped again"
+
+
+def test_a_helper_that_helps_somebody_else_keeps_nobody_waiting(tmp_path: Path) -> None:
+    store, may_go, is_busy = Store(tmp_path), threading.Event(), threading.Event()
+    store.save("s", Level.SESSION, 1, state(1, 4_000_000), "", 1)
+    store.save("s", Level.SESSION, 2, state(2, 4_000_000), "", 2)
+    others = Whole()
+
+    def slow(at: int, piece: memoryview) -> None:
+        if threading.current_thread() is not other:
+            is_busy.set()
+            assert may_go.wait(20)
+        others.put(at, piece)
+
+    other = threading.Thread(target=store.restore, args=("ckpt-00000001", slow))
+    other.start()
+    assert is_busy.wait(20)
+    assert store.load("ckpt-00000002")[1] == state(2, 4_000_000)
     may_go.set()
-    taker.join(20)
-    store._assembler._threads.submit(int).result(20)  # whoever comes next has his turn at once
-    assert len(reads) <= 3, "each thread ended what it was at"
+    other.join(20)
+    assert others.taken() == state(1, 4_000_000)
 
 
-def test_damage_is_told_before_what_stands_behind_it_is_found_to_be_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first_away", [False, True])
+def test_damage_is_told_rather_than_that_something_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_away: bool
 ) -> None:
-    store = Store(tmp_path)
+    store, both = Store(tmp_path), threading.Barrier(2, timeout=20)
     first, second = state(1, 100_000), state(2, 100_000)
     store.save("s", Level.SESSION, 1, first, "", 1)
-    store.save("s", Level.SESSION, 2, first + second, "", 2)
-    flip(tmp_path / "ckpt-00000001.pack", 5_000)
-    read = assembling.Assembler._read
+    store.save("s", Level.SESSION, 2, second + first if first_away else first + second, "", 2)
+    flip(tmp_path / "ckpt-00000001.pack", 60_000)
 
-    def away(self: assembling.Assembler, pack: Pack, group: packs.Group, *rest: object) -> Unpacked:
+    def away(pack: Pack, _: packs.Group) -> None:
+        both.wait()
         if pack.path.stem == "ckpt-00000002":
             raise ColdAwayError(place="there", reason="it is away")
-        return read(self, pack, group, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(assembling.Assembler, "_read", away)
-    with pytest.raises(CheckpointCorruptError), store.reading("ckpt-00000002") as (_, pieces):
-        b"".join(pieces)
+    noted(monkeypatch, away)
+    with pytest.raises(CheckpointCorruptError):
+        store.load("ckpt-00000002")
     assert store._catalog.lost[1], "and the next save builds on none of it"

@@ -273,10 +273,11 @@ def test_a_group_opens_in_its_own_place_only(tmp_path: Path) -> None:
     group, later = read_index(file, 1, vault).groups[:2]
     stored = os.pread(file, group.stored_bytes, group.offset)
     os.close(file)
-    assert raw_of(group, stored) is not None
-    assert raw_of(replace(group, first=later.first), stored) is None
-    assert raw_of(replace(group, box=vault.sealing(box_name(2))), stored) is None
-    assert raw_of(replace(group, box=Vault([OTHER_KEY]).sealing(box_name(1))), stored) is None
+    room = memoryview(bytearray(sum(group.lengths)))
+    assert raw_of(group, stored, room) is not None
+    assert raw_of(replace(group, first=later.first), stored, room) is None
+    assert raw_of(replace(group, box=vault.sealing(box_name(2))), stored, room) is None
+    assert raw_of(replace(group, box=Vault([OTHER_KEY]).sealing(box_name(1))), stored, room) is None
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -8,21 +8,22 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfware_checkpointd import coldstub, trimming
+from selfware_checkpointd.assembling import Whole
 from selfware_checkpointd.catalog import Pack
 from selfware_checkpointd.errors import KeyMissingError
 from selfware_checkpointd.hot import Hot
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.memory import Memory
-from selfware_checkpointd.packs import Group
 from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
 from selfware_checkpointd.vault import Vault
 from tests.unit.selfware_checkpointd.cold_rig import BOTH, DAY, NOW, Rig
-from tests.unit.selfware_checkpointd.helpers import events, flip, keep_newest, state
+from tests.unit.selfware_checkpointd.helpers import events, fail_reads, flip, keep_newest, state
 from tests.unit.selfware_checkpointd.test_scrub import LATER, whole_pass
 
 SECRET = b"the launch code is 4711"
@@ -183,10 +184,10 @@ def test_a_checkpoint_that_the_disk_refuses_to_read_keeps_nothing_of_others(
         store.save("good", Level.SESSION, sequence, state(10 + sequence), "", NOW)
     frame = store._reader.frame
 
-    def failing(pack: Pack, group: Group, at_rest: bool = False) -> bytes:
+    def failing(pack: Pack, *rest: Any) -> bytes | memoryview:
         if pack.session_id == "bad":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return frame(pack, group, at_rest)
+        return frame(pack, *rest)
 
     monkeypatch.setattr(store._reader, "frame", failing)
     keep_newest(store, {Level.SESSION: 1})
@@ -202,16 +203,9 @@ def test_a_bad_sector_heals_from_the_cold_store_and_is_read_from_there_until_the
         rig.save(state(day), day)
     rig.turn(9, BOTH)
     bad = {(rig.warm_path / "ckpt-00000001.pack").stat().st_ino}
-    pread = os.pread
-
-    def failing(file: int, size: int, offset: int) -> bytes:
-        if os.fstat(file).st_ino in bad and offset > 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(file, size, offset)
-
-    monkeypatch.setattr(os, "pread", failing)
+    fail_reads(monkeypatch, lambda inode, _, offset: inode in bad and offset > 0)
     rig.store._hot.forget(1)
-    assert b"".join(_of(rig.store, "ckpt-00000001")) == state(0)
+    assert _at_rest(rig.store, "ckpt-00000001") == state(0)
     assert "healed 1" in whole_pass(rig.store)
     monkeypatch.undo()
     assert (rig.warm_path / "ckpt-00000001.pack").stat().st_ino not in bad
@@ -226,22 +220,16 @@ def test_a_bad_sector_that_nothing_heals_does_not_end_the_scrub(
     for sequence in range(1, 4):
         store.save("a", Level.SESSION, sequence, state(sequence), "", NOW)
     bad = (tmp_path / "ckpt-00000001.pack").stat().st_ino
-    pread = os.pread
-
-    def failing(file: int, size: int, offset: int) -> bytes:
-        if os.fstat(file).st_ino == bad and offset > 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(file, size, offset)
-
     flip(tmp_path / "ckpt-00000003.pack", 100_000)
-    monkeypatch.setattr(os, "pread", failing)
+    fail_reads(monkeypatch, lambda inode, _, offset: inode == bad and offset > 0)
     assert "found damage in 2 files" in whole_pass(store)
     assert any("ckpt-00000001 cannot be read" in note for note in store.scrub.taken_notes())
 
 
-def _of(store: Store, name: str) -> list[bytes]:
-    with store.reading(name, at_rest=True) as (_, pieces):
-        return [bytes(piece) for piece in pieces]
+def _at_rest(store: Store, name: str) -> bytes:
+    whole = Whole()
+    store.restore(name, whole.put, at_rest=True)
+    return whole.taken()
 
 
 def test_a_stub_whose_index_is_damaged_keeps_its_copy(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from selfware_checkpointd.store import Store
 from selfware_checkpointd.thinning import Policy
 from selfware_common.state import wire
 from tests.unit.selfware_checkpointd.cold_rig import BOTH, DAY, NOW, Rig
-from tests.unit.selfware_checkpointd.helpers import flip, state
+from tests.unit.selfware_checkpointd.helpers import fail_reads, flip, state
 from tests.unit.selfware_checkpointd.test_scrub import LATER, whole_pass
 
 
@@ -99,14 +99,7 @@ def test_a_bad_sector_keeps_no_other_pack_from_the_cold_store(tmp_path: Path, mo
         rig.save(state(day), day)
     rig.store.tighten()
     bad = (rig.warm_path / "ckpt-00000001.pack").stat().st_ino
-    pread = os.pread
-
-    def failing(file: int, size: int, offset: int) -> bytes:
-        if os.fstat(file).st_ino == bad and size > 100_000:  # its chunks
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(file, size, offset)
-
-    monkeypatch.setattr(os, "pread", failing)
+    fail_reads(monkeypatch, lambda inode, size, _: inode == bad and size > 100_000)  # its chunks
     assert "copied 2 packs" in rig.store.tiers.turn(BOTH, NOW + 9 * DAY, 1 << 50)
 
 
@@ -115,14 +108,7 @@ def test_a_bad_sector_keeps_no_other_pack_from_being_packed(tmp_path: Path, monk
     for sequence in range(1, 4):
         store.save("a", Level.SESSION, sequence, state(sequence), "", NOW)
     bad = (tmp_path / "ckpt-00000001.pack").stat().st_ino
-    pread = os.pread
-
-    def failing(file: int, size: int, offset: int) -> bytes:
-        if os.fstat(file).st_ino == bad and size > 100_000:  # its chunks
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(file, size, offset)
-
-    monkeypatch.setattr(os, "pread", failing)
+    fail_reads(monkeypatch, lambda inode, size, _: inode == bad and size > 100_000)  # its chunks
     assert "packed 2 checkpoints" in store.tighten()
 
 

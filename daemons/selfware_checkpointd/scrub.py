@@ -103,6 +103,7 @@ class Scrub:
         for number in [number for number in sorted(sizes) if number >= note.next_pack]:
             if done >= due or read >= most_bytes or self._upkeep.is_ending:
                 break
+            self._upkeep.precedence.give_way()
             result = self._check(number, policy.with_cold)
             results[result] += 1
             if result is Result.LATER:

@@ -198,7 +198,7 @@ class Store:
     def restore(self, prefix: str, put: Put, at_rest: bool = False) -> CheckpointInfo:
         """The same into whatever takes its pieces, which come in no order. ``at_rest``: from the disk, also if the
         state is in memory. CheckpointCorruptError may come when most of it was put, as an OSError of ``put`` may."""
-        with self._source(prefix, at_rest) as (info, source):
+        with self._upkeep.precedence.taken(), self._source(prefix, at_rest) as (info, source):
             if isinstance(source, Plan):
                 self._assembler.put(source, put, self._copies.saved_again)
             else:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import Newest
 from selfware_checkpointd.errors import disk_error
 from selfware_checkpointd.files import Sync, sync_directory, write_aside
 from selfware_checkpointd.plans import Plan
+from selfware_checkpointd.precedence import Precedence
 from selfware_checkpointd.repacking import DEAD_SHARE, Repacking, UnreadablePackError, place, worth_repacking
 from selfware_checkpointd.room import Room
 from selfware_checkpointd.vault import NO_VAULT, Vault
@@ -49,6 +50,7 @@ class Upkeep:
         self._room = room
         self.rewriting = threading.Lock()  # held by whoever writes packs anew, beside themselves
         self._held: Counter[int] = Counter()  # packs that are being read, or written anew, and by how many
+        self.precedence = Precedence()
         self.is_ending = False  # the daemon stops: begin no further pack
 
     def hold(self, plan: Plan) -> Collection[int]:
@@ -132,7 +134,7 @@ class Upkeep:
                     return None
                 repacked = Repacking(pack, number, alive, self._compression_level, self._vault)
                 try:
-                    temporary, size = write_aside(pack.path, repacked.pieces(), self._sync)
+                    temporary, size = write_aside(pack.path, self._giving_way(repacked.pieces()), self._sync)
                 except UnreadablePackError as error:
                     with self._lock:
                         self._catalog.forget([(number, index) for index in error.lost])
@@ -151,3 +153,8 @@ class Upkeep:
         finally:
             with self._lock:
                 self._held -= Counter((number,))
+
+    def _giving_way(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            yield piece
+            self.precedence.give_way()  # the next one is made when it is asked for

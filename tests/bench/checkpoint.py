@@ -32,7 +32,8 @@ from tests.rig import temporary_home
 
 FILE = "state.json"
 OURS, PROCESS, FLOOR, ENCRYPTED = "selfware", "selfware process", "floor", "selfware encrypted"
-REPEATED_RESTORES = 3
+REPEATED_RESTORES = 9
+STARTS = 3
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Bench:
             PROCESS: lambda: self._client("restore", per_process.bulk, target, newest_of_process),
             **{one.name: lambda one=one: one.restore_step(step, target) for one in self.peers},
         }
-        for repeated in range(REPEATED_RESTORES * (3 if self.encrypted else 1)):
+        for repeated in range(REPEATED_RESTORES):
             for name, call in list(calls.items())[:: -1 if self.encrypted and repeated % 2 else 1]:
                 self.runs[name].restores.append(timed(call))
                 assert target.read_bytes() == wanted, f"{name} restored something else"
@@ -150,9 +151,9 @@ class Bench:
         (tiny / FILE).write_bytes(b"x")
         for peer in tools(tiny, FILE) if self.peers else []:
             peer.prepare()
-            for step in range(REPEATED_RESTORES):
+            for step in range(STARTS):
                 self.runs[peer.name].starts.append(timed(lambda peer=peer, step=step: peer.save_step(step, tiny)))
-        for step in range(REPEATED_RESTORES):
+        for step in range(STARTS):
             call = lambda step=step: self._client("save", per_process.bulk, tiny / FILE, 1, 1000 + step)  # noqa: E731
             self.runs[PROCESS].starts.append(timed(call))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from selfware_checkpointd import upkeep
+from selfware_checkpointd import precedence, upkeep
 from selfware_checkpointd.files import write_aside
 from selfware_checkpointd.manifest import Level
 from selfware_checkpointd.scrub import DAY_NANOS, ScrubPolicy
@@ -171,3 +172,34 @@ def test_a_pack_with_gaps_in_it_is_not_packed_again_and_again(tmp_path: Path) ->
     assert store.tighten() == "", "once is enough"
     assert Store(tmp_path).tighten() == ""
     assert store.load("ckpt-00000002")[1] == holes
+
+
+def test_packing_steps_aside_while_somebody_waits_for_a_state_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "MOST_SECONDS", 30.0)
+    store = Store(tmp_path)
+    found = history(store)
+    name = next(iter(found))
+    begun, may_go = threading.Event(), threading.Event()
+
+    def slow(_: int, __: memoryview) -> None:
+        begun.set()
+        assert may_go.wait(20)
+
+    waits = threading.Thread(target=store.restore, args=(name, slow))
+    waits.start()
+    assert begun.wait(20)
+    packs = threading.Thread(target=store.tighten)
+    packs.start()
+    packs.join(0.3)
+    assert packs.is_alive()
+    may_go.set()
+    waits.join(20)
+    packs.join(20)
+    assert not packs.is_alive(), "it went on when the state was there"
+    monkeypatch.setattr(precedence, "MOST_SECONDS", 0.01)
+    save(store, 9, state(9))
+    with store._upkeep.precedence.taken():
+        assert store.tighten().startswith("packed 2 checkpoints tighter"), "though somebody always waits"
+    assert {one: store.load(one)[1] for one in found} == found

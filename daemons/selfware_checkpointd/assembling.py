@@ -5,7 +5,7 @@ checked once, and everything of it put where it belongs. Two threads take one gr
 helper as far as it has time. Or in order, for whoever can only take it so. Either way a state of any size is read with
 little memory.
 
-Owns the helper. Packs are read through the catalog, which must not move or remove one meanwhile (the store sees to it).
+Packs are read through the catalog, which must not move or remove one meanwhile (the store sees to it).
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
 from itertools import pairwise
 
@@ -52,17 +51,40 @@ class Whole:
         return self._bytes.getvalue()
 
 
+class Helping:
+    """One thread at a time that helps one restore, and nobody waits for its turn: who finds it busy works alone."""
+
+    def __init__(self) -> None:
+        self._is_free = threading.Lock()
+
+    @contextmanager
+    def if_free(self, work: Callable[[], None]) -> Iterator[None]:
+        """Has it help meanwhile, to the end."""
+        if not self._is_free.acquire(blocking=False):
+            yield
+            return
+        # as those of connections: what it writes to is a client's, and may never take it
+        thread = threading.Thread(target=work, name="restore", daemon=True)
+        try:
+            with suppress(RuntimeError):  # no thread is to be had
+                thread.start()
+            yield
+        finally:
+            if thread.ident is not None:
+                thread.join()
+            self._is_free.release()
+
+
 class Assembler:
     """One for all readers of a store."""
 
     def __init__(self, reader: PackReader) -> None:
         self._unpacker = Unpacker(reader)
-        self._helper = ThreadPoolExecutor(1, "restore")
+        self._helping = Helping()
 
     def put(self, plan: Plan, put: Put, other_copy: OtherCopy) -> None:
-        """All of the state, checked, each byte once and in no order. CheckpointCorruptError if a chunk is not what its
-        hash says and there is no other copy, perhaps after all else was put; ``plan.damaged`` names those that are not.
-        """
+        """All of the state, checked, in no order. CheckpointCorruptError if a chunk is not what its hash says and there
+        is no other copy, perhaps after all else was put; ``plan.damaged`` names those that are not."""
         if not plan.is_rooted:  # its hash is over all of it, in order
             at = 0
             for piece in self.pieces(plan, other_copy):
@@ -70,12 +92,9 @@ class Assembler:
                 at += len(piece)
             return
         work = _Work(plan, self._unpacker, put, other_copy)
-        helper = self._helper.submit(work.do) if len(plan.groups) > 1 else None
-        try:
+        with self._helping.if_free(work.do) if len(plan.groups) > 1 else nullcontext():
             work.do()
-        finally:
-            if helper is not None and not helper.cancel():  # it may be helping somebody else, and then is not needed
-                helper.result()
+        work.do_again()
         if work.problems:  # damage will be there the next time too
             raise min(work.problems, key=lambda problem: not isinstance(problem, CheckpointCorruptError))
 
@@ -98,10 +117,6 @@ class Assembler:
         if whole is not None and whole.digest() != plan.info.state_hash:
             raise damaged(plan.info, "the whole state does not match its hash")
 
-    def close(self) -> None:
-        """End the helper."""
-        self._helper.shutdown(cancel_futures=True)
-
 
 class _Work:
     """The groups of one plan, shared between those who do them."""
@@ -112,6 +127,7 @@ class _Work:
         self._put = put
         self._other_copy = other_copy
         self._left = deque(plan.groups)
+        self._undone = set(plan.groups)
         self.problems: list[SelfwareError | OSError] = []
 
     def do(self) -> None:
@@ -121,10 +137,17 @@ class _Work:
             while (key := self._next()) is not None:
                 desk = desk or Desk(group for _, group in self._plan.groups.values())
                 self._do(key, desk)
+                self._undone.discard(key)
         except (SelfwareError, OSError) as error:
             self.problems.append(error)
         finally:
             self._left.clear()
+
+    def do_again(self) -> None:
+        """What a helper left undone that ended in another way, as for want of memory."""
+        if not self.problems:
+            self._left.extend(self._undone)
+            self.do()
 
     def _next(self) -> Key | None:
         with suppress(IndexError):

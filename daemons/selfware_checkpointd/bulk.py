@@ -7,6 +7,7 @@ journal. The rules are the store's and the memory's; here bytes are moved and er
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selfware_checkpointd.early import Early
-from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, disk_error
+from selfware_checkpointd.errors import UnknownBaseError, UnusableStateError, UnusableTargetError, disk_error
 from selfware_checkpointd.manifest import CheckpointInfo, Level, checkpoint_id
 from selfware_checkpointd.memory import Memory
 from selfware_checkpointd.spool import Spool
@@ -218,6 +219,8 @@ class _Connection:
     def _get(self, head: dict[str, Any], _body: Body, file: int) -> dict[str, Any]:
         if file < 0:
             raise ValueError("a get without a file to write to")
+        if not stat.S_ISREG(os.fstat(file).st_mode) or fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND:
+            raise UnusableTargetError
         wanted = str(head["checkpoint_id"])
         try:
             info = self._memory.store.restore(wanted, lambda at, piece: _write(file, at, piece))

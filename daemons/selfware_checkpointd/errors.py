@@ -97,6 +97,14 @@ class UnusableStateError(SelfwareError):
     hint = "Nothing was stored; earlier checkpoints are untouched."
 
 
+class UnusableTargetError(SelfwareError):
+    """The state cannot be written into what is no file, or was opened to append to: its pieces come in no order."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    exit_code = 65  # EX_DATAERR
+    hint = "Give a file that is open for writing."
+
+
 class InvalidSessionIdError(SelfwareError):
     """'{session_id}' is not a session id."""
 

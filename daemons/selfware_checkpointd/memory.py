@@ -303,7 +303,7 @@ class Memory:
             self.notes.extend(self.bounds.taken_notes())
             sealed, rest = 0, list[str]()
             steps: list[Callable[[], int | str]] = [journal.seal for journal in list(self._journals.values())]
-            steps.append(lambda: self.store.tighten(most_bytes))
+            steps.append(lambda: self.store.tighten(most_bytes, may_wait=True))
             steps.append(lambda: tiers.turn(self.cold_policy, now, max(most_bytes, MOVE_BYTES)))
             steps.append(lambda: self.store.scrub.turn(self.scrub_policy, now))
             for step in steps:

@@ -13,7 +13,7 @@ Decides which packs are worth it, encodes them anew; the store puts them in plac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import zstandard
@@ -61,12 +61,13 @@ class Repacking:
         self.raw_bytes = 0
         self.key_id: bytes | None = None
 
-    def pieces(self) -> Iterator[bytes]:
-        """All of it, once; then what is said of it here is complete. Raises UnreadablePackError in the middle."""
+    def pieces(self, before_each: Callable[[], None]) -> Iterator[bytes]:
+        """All of it, once; then what is said of it here is complete. Calls ``before_each`` before it compresses a
+        group. Raises UnreadablePackError in the middle."""
         try:
             file = os.open(self._pack.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                yield from self._pieces(file)
+                yield from self._pieces(file, before_each)
             finally:
                 os.close(file)
         except (OSError, ValueError) as error:  # a bad sector keeps nobody from packing the others
@@ -77,7 +78,7 @@ class Repacking:
         kept = {index for group in self.groups for index in range(group.first, group.first + len(group.hashes))}
         return kept.issuperset(alive)
 
-    def _pieces(self, file: int) -> Iterator[bytes]:
+    def _pieces(self, file: int, before_each: Callable[[], None]) -> Iterator[bytes]:
         index = read_index(file, self._number, self._vault)
         if index.manifest is None:
             raise ValueError("its manifest is damaged")
@@ -87,6 +88,7 @@ class Repacking:
         yield header
         heads, offset = list[bytes](), len(header)
         for first, chunks in _neighbours(file, self._pack, self._wanted):
+            before_each()
             head, frame = encode_group(chunks, first, self._tight, box)
             hashes, lengths = tuple(digest for digest, _ in chunks), tuple(len(data) for _, data in chunks)
             self.groups.append(Group(offset + len(head), len(frame), first, hashes, lengths, box))

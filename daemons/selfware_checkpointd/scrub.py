@@ -99,11 +99,11 @@ class Scrub:
         total = sum(sizes.values()) + sum(one.size_bytes for one in segments)
         due = min(1.0, max(0, now - note.began_unix_nanos) / period) * total
         done = float(sum(size for number, size in sizes.items() if number < note.next_pack))
-        read, results = 0, dict.fromkeys(Result, 0)
+        read, results, step_aside = 0, dict.fromkeys(Result, 0), self._upkeep.precedence.turn().step_aside
         for number in [number for number in sorted(sizes) if number >= note.next_pack]:
             if done >= due or read >= most_bytes or self._upkeep.is_ending:
                 break
-            self._upkeep.precedence.give_way()
+            step_aside()
             result = self._check(number, policy.with_cold)
             results[result] += 1
             if result is Result.LATER:

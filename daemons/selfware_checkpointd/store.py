@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from blake3 import blake3
@@ -198,7 +198,8 @@ class Store:
     def restore(self, prefix: str, put: Put, at_rest: bool = False) -> CheckpointInfo:
         """The same into whatever takes its pieces, which come in no order. ``at_rest``: from the disk, also if the
         state is in memory. CheckpointCorruptError may come when most of it was put, as an OSError of ``put`` may."""
-        with self._upkeep.precedence.taken(), self._source(prefix, at_rest) as (info, source):
+        waits = nullcontext() if at_rest else self._upkeep.precedence.restoring()
+        with waits, self._source(prefix, at_rest) as (info, source):
             if isinstance(source, Plan):
                 self._assembler.put(source, put, self._copies.saved_again)
             else:
@@ -336,9 +337,9 @@ class Store:
         """How many packs there are."""
         return len(self._catalog.packs)
 
-    def tighten(self, most_bytes: int = TIGHTEN_BYTES, dead_share: float = DEAD_SHARE) -> str:
+    def tighten(self, most_bytes: int = TIGHTEN_BYTES, dead_share: float = DEAD_SHARE, may_wait: bool = False) -> str:
         """Pack old packs tighter, until about so many bytes were read; one sentence, "" if there was nothing to do."""
-        return self._upkeep.tighten(most_bytes, dead_share)
+        return self._upkeep.tighten(most_bytes, dead_share, may_wait)
 
     @property
     def is_ending(self) -> bool:
@@ -347,13 +348,12 @@ class Store:
 
     def hurry(self) -> None:
         """Let upkeep that is under way end soon; it goes on after the next start."""
-        self._upkeep.is_ending = True
+        self._upkeep.end()
 
     def close(self) -> None:
         """Everything acknowledged is durable already."""
         self._packer.close()
         self._filler.shutdown()
-        self._assembler.close()
 
     def _save(
         self,

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 
 from selfware_checkpointd.catalog import Catalog
 from selfware_checkpointd.chunklist import Newest
@@ -84,15 +85,22 @@ class Upkeep:
         waiting = f"; {len(doomed) - len(going)} wait, for they are being read" if len(going) < len(doomed) else ""
         return f"deleted {len(going)} checkpoints, freed {freed} bytes{waiting}"
 
-    def tighten(self, most_bytes: int, dead_share: float = DEAD_SHARE) -> str:
+    def tighten(self, most_bytes: int, dead_share: float = DEAD_SHARE, may_wait: bool = False) -> str:
         """Write packs anew that become smaller, or are not encrypted as they should be, oldest first, until about so
-        many bytes were read. "" if there was nothing to do, or somebody else is at it for longer."""
-        if not self.rewriting.acquire(timeout=PATIENCE_SECONDS):
-            return ""
-        try:
-            return self._tighten_some(most_bytes, dead_share)
-        finally:
-            self.rewriting.release()
+        many bytes were read. "" if there was nothing to do, or somebody else is at it for longer. ``may_wait``: it
+        may as well be done later; else whoever is at it goes on at once."""
+        with nullcontext() if may_wait else self.precedence.pressing():
+            if not self.rewriting.acquire(timeout=PATIENCE_SECONDS):
+                return ""
+            try:
+                return self._tighten_some(most_bytes, dead_share, self.precedence.turn().step_aside)
+            finally:
+                self.rewriting.release()
+
+    def end(self) -> None:
+        """The daemon stops: come to an end, and begin no further pack."""
+        self.is_ending = True
+        self.precedence.press_on()
 
     def _settle(self) -> None:
         """Count what living checkpoints use, a few of them at a time: after a start there are many."""
@@ -101,7 +109,7 @@ class Upkeep:
             with self._lock:
                 more = self._catalog.uses.settle(AT_ONCE)
 
-    def _tighten_some(self, most_bytes: int, dead_share: float) -> str:
+    def _tighten_some(self, most_bytes: int, dead_share: float, before_each: Callable[[], None]) -> str:
         self._settle()
         with self._lock:
             numbers = list(worth_repacking(self._catalog.packs, self._catalog.uses, dead_share, self._vault))
@@ -110,14 +118,14 @@ class Upkeep:
             if read >= most_bytes or self.is_ending:
                 break
             try:
-                done = self._tighten(number)
+                done = self._tighten(number, before_each)
             except OSError as error:
                 raise disk_error(error, "a checkpoint anew", self._catalog.directory) from error
             if done is not None:
                 read, freed, count = read + done[0], freed + done[1], count + 1
         return f"packed {count} checkpoints tighter, freed {freed} bytes" if count else ""
 
-    def _tighten(self, number: int) -> tuple[int, int] | None:
+    def _tighten(self, number: int, before_each: Callable[[], None]) -> tuple[int, int] | None:
         """(bytes read, bytes freed); None if it has to wait, or is damaged. The lock is not held while it works."""
         with self._lock:
             pack = self._catalog.packs.get(number)
@@ -134,7 +142,7 @@ class Upkeep:
                     return None
                 repacked = Repacking(pack, number, alive, self._compression_level, self._vault)
                 try:
-                    temporary, size = write_aside(pack.path, self._giving_way(repacked.pieces()), self._sync)
+                    temporary, size = write_aside(pack.path, repacked.pieces(before_each), self._sync)
                 except UnreadablePackError as error:
                     with self._lock:
                         self._catalog.forget([(number, index) for index in error.lost])
@@ -153,8 +161,3 @@ class Upkeep:
         finally:
             with self._lock:
                 self._held -= Counter((number,))
-
-    def _giving_way(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            yield piece
-            self.precedence.give_way()  # the next one is made when it is asked for

@@ -107,6 +107,21 @@ def test_a_program_that_keeps_nothing_saves_a_file_and_gets_it_back(home: Path, 
     assert (tmp_path / "state").read_bytes() == states(3)[-1]
 
 
+def test_a_state_is_not_written_into_what_cannot_take_pieces_in_no_order(
+    home: Path, server: Server, tmp_path: Path
+) -> None:
+    with Saver(bulk(home), "s") as saver:
+        info = saver.save(server.open().epoch, SESSION, 1, states(1)[0])
+        appended, pipe = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.pipe()
+        for file in (appended, pipe[1]):
+            with pytest.raises(SavingError, match="its pieces come in no order") as caught:
+                saving.get_file(bulk(home), info.checkpoint_id, file)
+            assert caught.value.status == "INVALID_ARGUMENT"
+        assert (tmp_path / "file").read_bytes() == b""
+        for file in (appended, *pipe):
+            os.close(file)
+
+
 def test_refusals_are_sentences(home: Path, server: Server, tmp_path: Path) -> None:
     epoch = server.open().epoch
     server.open()

@@ -130,25 +130,64 @@ def test_when_one_of_the_two_cannot_go_on_the_other_ends_too(
     assert store.load("ckpt-00000001")[1] == state(1, 8_000_000), "and the next one is helped again"
 
 
+class SlowRestore:
+    """Of the first checkpoint, which is under way until it may end."""
+
+    def __init__(self, store: Store) -> None:
+        self.whole, self.may_end, begun = Whole(), threading.Event(), threading.Event()
+        self.state = state(1, 4_000_000)
+        store.save("s", Level.SESSION, 1, self.state, "", 1)
+
+        def slow(at: int, piece: memoryview) -> None:
+            begun.set()
+            assert self.may_end.wait(20)
+            self.whole.put(at, piece)
+
+        self.thread = threading.Thread(target=store.restore, args=("ckpt-00000001", slow))
+        self.thread.start()
+        assert begun.wait(20)
+
+    def end(self) -> None:
+        assert self.thread.is_alive()
+        self.may_end.set()
+        self.thread.join(20)
+        assert self.whole.taken() == self.state
+
+
 def test_a_helper_that_helps_somebody_else_keeps_nobody_waiting(tmp_path: Path) -> None:
-    store, may_go, is_busy = Store(tmp_path), threading.Event(), threading.Event()
-    store.save("s", Level.SESSION, 1, state(1, 4_000_000), "", 1)
+    store = Store(tmp_path)
+    slow = SlowRestore(store)
     store.save("s", Level.SESSION, 2, state(2, 4_000_000), "", 2)
-    others = Whole()
-
-    def slow(at: int, piece: memoryview) -> None:
-        if threading.current_thread() is not other:
-            is_busy.set()
-            assert may_go.wait(20)
-        others.put(at, piece)
-
-    other = threading.Thread(target=store.restore, args=("ckpt-00000001", slow))
-    other.start()
-    assert is_busy.wait(20)
     assert store.load("ckpt-00000002")[1] == state(2, 4_000_000)
-    may_go.set()
-    other.join(20)
-    assert others.taken() == state(1, 4_000_000)
+    slow.end()
+
+
+def test_a_helper_that_dies_leaves_its_group_to_the_one_it_helped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, me, both = Store(tmp_path), threading.current_thread(), threading.Barrier(2, timeout=20)
+    store.save("s", Level.SESSION, 1, state(1, 4_000_000), "", 1)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    reads: list[int] = []
+
+    def dying(_: Pack, group: packs.Group) -> None:
+        reads.append(group.first)
+        if len(reads) <= 2:
+            both.wait()
+        if threading.current_thread() is not me:
+            raise MemoryError
+
+    noted(monkeypatch, dying)
+    assert store.load("ckpt-00000001")[1] == state(1, 4_000_000)
+    assert len(reads) == len(set(reads)) + 1
+
+
+def test_to_close_the_store_waits_for_no_restore_and_ends_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    slow = SlowRestore(store)
+    store.close()
+    slow.end()
+    assert store.load("ckpt-00000001")[1] == slow.state, "who comes later is served, too"
 
 
 @pytest.mark.parametrize("first_away", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -174,32 +176,43 @@ def test_a_pack_with_gaps_in_it_is_not_packed_again_and_again(tmp_path: Path) ->
     assert store.load("ckpt-00000002")[1] == holes
 
 
-def test_packing_steps_aside_while_somebody_waits_for_a_state_but_not_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precedence, "MOST_SECONDS", 30.0)
+def packing(store: Store) -> threading.Thread:
+    """Upkeep of the minute has begun to pack."""
+    thread = threading.Thread(target=store.tighten, kwargs={"may_wait": True}, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_packing_steps_aside_while_somebody_waits_for_a_state(tmp_path: Path) -> None:
     store = Store(tmp_path)
     found = history(store)
-    name = next(iter(found))
-    begun, may_go = threading.Event(), threading.Event()
-
-    def slow(_: int, __: memoryview) -> None:
-        begun.set()
-        assert may_go.wait(20)
-
-    waits = threading.Thread(target=store.restore, args=(name, slow))
-    waits.start()
-    assert begun.wait(20)
-    packs = threading.Thread(target=store.tighten)
-    packs.start()
-    packs.join(0.3)
-    assert packs.is_alive()
-    may_go.set()
-    waits.join(20)
+    with store._upkeep.precedence.restoring():
+        packs = packing(store)
+        packs.join(0.3)
+        assert packs.is_alive()
     packs.join(20)
     assert not packs.is_alive(), "it went on when the state was there"
-    monkeypatch.setattr(precedence, "MOST_SECONDS", 0.01)
-    save(store, 9, state(9))
-    with store._upkeep.precedence.taken():
-        assert store.tighten().startswith("packed 2 checkpoints tighter"), "though somebody always waits"
+    assert store.tighten() == ""
     assert {one: store.load(one)[1] for one in found} == found
+
+
+def test_packing_does_not_step_aside_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "MOST_SECONDS", 0.1)
+    store = Store(tmp_path)
+    history(store)
+    with store._upkeep.precedence.restoring():
+        assert store.tighten(may_wait=True).startswith("packed 2 checkpoints tighter")
+
+
+@pytest.mark.parametrize("press", [Store.tighten, Store.hurry], ids=["a save needs room", "the daemon stops"])
+def test_packing_steps_aside_no_longer_when_something_presses(tmp_path: Path, press: Callable[[Store], object]) -> None:
+    store = Store(tmp_path)
+    history(store)
+    with store._upkeep.precedence.restoring():
+        packs = packing(store)
+        packs.join(0.2)
+        begin = time.monotonic()
+        press(store)
+        packs.join(20)
+        assert time.monotonic() - begin < 0.5 * precedence.MOST_SECONDS
+        assert not packs.is_alive()

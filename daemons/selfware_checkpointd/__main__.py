@@ -8,6 +8,7 @@ import sys
 import time
 
 from selfware_checkpointd import config
+from selfware_checkpointd.allocator import keep_large_blocks_apart
 from selfware_checkpointd.bulk import PEOPLE, BulkServer
 from selfware_checkpointd.credentials import open_vault
 from selfware_checkpointd.memory import Memory
@@ -147,6 +148,7 @@ class CheckpointDaemon(daemon.Daemon):
 
 
 def main() -> int:
+    keep_large_blocks_apart()
     return daemon.run(CheckpointDaemon)
 
 

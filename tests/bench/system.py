@@ -3,7 +3,7 @@
 Of each step: how long our save takes through a client that stays connected and as a file, and what it adds to the
 store. The same saves go to a second pair of stores that are asked small things meanwhile (see ``prober``), of which the
 slowest answer counts. Then the memory that checkpointd needed at most, also when some sessions save files that stay in
-memory between their saves.
+memory between their saves, or while everything happens at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ SHARES = (0.001, 0.01, 0.1)
 LIMIT_BYTES = BUDGET_BYTES * 5 // 4 + 64 * 2**20
 HOT_SESSIONS = 3
 HOT_FILE_BYTES = BUDGET_BYTES // 5 * 2
+SAVES_AT_ONCE = 20
 
 
 Call = Callable[[bytes], Checkpoint | None]
@@ -105,6 +107,7 @@ class Bench:
             for each in prober:
                 each.end()
         self._many_files()
+        self._all_at_once()
 
     def _save(self, calls: dict[str, Call], beside: dict[Call, Prober]) -> dict[str, tuple[float, int]]:
         """Seconds and stored bytes of each; then once more with small calls beside it."""
@@ -161,6 +164,35 @@ class Bench:
                     self.put(daemon, name, epoch)
             peak = daemon.peak_bytes()
         line("system", f"peak_rss_bytes_{HOT_SESSIONS}_hot_files", "B", peak, peer="limit", peer_value=LIMIT_BYTES)
+
+    def _all_at_once(self) -> None:
+        """Saves of a file that stays in memory, while all is packed and restored again and again."""
+        session, is_over = Session(HOT_FILE_BYTES), threading.Event()
+        with served.Checkpointd(self.base / "c") as daemon:
+            epoch = daemon.open("s").epoch
+
+            def restore() -> None:
+                with (self.base / "restored").open("wb") as file:
+                    get_file(daemon.bulk, daemon.latest("s"), file.fileno())
+
+            def again(call: Callable[[], object]) -> None:
+                while not is_over.wait(0.05):
+                    call()
+
+            threads = [threading.Thread(target=again, args=(call,)) for call in (daemon.maintain, restore)]
+            for number in range(SAVES_AT_ONCE):
+                self.sequence += 1
+                self.file.write_bytes(session.encode())
+                self.put(daemon, "s", epoch)
+                session.step(0.03)
+                if not number:
+                    for thread in threads:
+                        thread.start()
+            is_over.set()
+            for thread in threads:
+                thread.join()
+            peak = daemon.peak_bytes()
+        line("system", "peak_rss_bytes_all_at_once", "B", peak, peer="limit", peer_value=LIMIT_BYTES)
 
     def _show(self, metric: str, times: dict[str, float], own: str, n: int) -> None:
         families = sorted({peer.name.split()[0] for peer in self.peers}) or [""]

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from selfware_checkpointd import __main__ as program
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -36,3 +38,11 @@ def test_large_blocks_are_given_back(how: str, least: int, most: int) -> None:
     if "no such setting" in ended.stderr:
         pytest.skip("the C library has no mallopt")
     assert least <= int(ended.stdout) <= most, ended.stderr
+
+
+def test_the_daemon_asks_for_it_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(program, "keep_large_blocks_apart", lambda: done.append("apart"))
+    monkeypatch.setattr(program.daemon, "run", lambda _: done.append("run"))
+    program.main()
+    assert done == ["apart", "run"]

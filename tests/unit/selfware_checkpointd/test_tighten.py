@@ -196,6 +196,28 @@ def test_packing_steps_aside_while_somebody_waits_for_a_state(tmp_path: Path) ->
     assert {one: store.load(one)[1] for one in found} == found
 
 
+@pytest.mark.parametrize("is_waited_for", [True, False], ids=["a restore", "a verification"])
+def test_packing_steps_aside_for_a_restore_and_not_for_a_verification(tmp_path: Path, is_waited_for: bool) -> None:
+    store = Store(tmp_path)
+    name = next(iter(history(store)))
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(_: int, __: memoryview) -> None:
+        begun.set()
+        assert may_end.wait(20)
+
+    reads = threading.Thread(target=store.restore, args=(name, slow, not is_waited_for))
+    reads.start()
+    assert begun.wait(20)
+    packs = packing(store)
+    packs.join(0.3 if is_waited_for else 20)
+    assert packs.is_alive() == is_waited_for
+    may_end.set()
+    reads.join(20)
+    packs.join(20)
+    assert not packs.is_alive()
+
+
 def test_packing_does_not_step_aside_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precedence, "MOST_SECONDS", 0.1)
     store = Store(tmp_path)

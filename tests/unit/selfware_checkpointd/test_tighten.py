@@ -206,7 +206,7 @@ def test_packing_steps_aside_for_a_restore_and_not_for_a_verification(tmp_path: 
         begun.set()
         assert may_end.wait(20)
 
-    reads = threading.Thread(target=store.restore, args=(name, slow, not is_waited_for))
+    reads = threading.Thread(target=store.restore, args=(name, slow, not is_waited_for), daemon=True)
     reads.start()
     assert begun.wait(20)
     packs = packing(store)
